@@ -1,0 +1,1 @@
+"""The roll of living agents on a NATS bus."""

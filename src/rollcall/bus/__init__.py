@@ -1,0 +1,1 @@
+"""NATS: the only place that knows nats-py, subjects and streams."""

@@ -1,0 +1,139 @@
+"""How we connect: options, watchdog, graceful end."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import nats.errors
+import structlog
+from nats.aio.client import Client, Server
+from nats.aio.subscription import Subscription
+
+from rollcall.core.errors import Unavailable
+from rollcall.core.instants import Seconds
+
+FIRST_CONNECT: Seconds = 5.0
+"""How long the first connection may take before we say that nobody is there."""
+
+_WATCH_EVERY: Seconds = 0.25
+_BACKOFF_MAX: Seconds = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def plain_name(realm: str, role: str, id: str) -> str:
+    """The connection name of an agent, in tokens, by which the server's own tools show it."""
+    return f"rollcall:{realm}:{role}:{id}"
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    url: str,
+    *,
+    name: str,
+    nkey_seed: str = "",
+    timeout: Seconds = FIRST_CONNECT,
+    on_reconnect: Callable[[], Awaitable[None]] | None = None,
+    on_disconnect: Callable[[], Awaitable[None]] | None = None,
+    on_error: Callable[[Exception], Awaitable[None]] | None = None,
+) -> AsyncIterator[Client]:
+    """A connection that comes back for ever, with backoff and jitter.
+
+    Several servers of a cluster are written ``nats://a,nats://b``.
+
+    Raises:
+        Unavailable: no server answered within `timeout`, or it refused us.
+    """
+    client = Client()
+    last_error: list[Exception] = []
+
+    async def told(error: Exception) -> None:
+        last_error[:] = [error]
+        if on_error is not None:
+            await on_error(error)
+
+    options = {
+        "servers": [part.strip() for part in url.split(",")],
+        "name": name,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.25,
+        "connect_timeout": 2,
+        "ping_interval": 5,
+        "max_outstanding_pings": 2,
+        "pending_size": 8 << 20,
+        "flush_timeout": 5,
+        "error_cb": told,
+        "disconnected_cb": on_disconnect,
+        "reconnected_cb": on_reconnect,
+        "reconnect_to_server_handler": _backoff(),
+    }
+    if nkey_seed:
+        options["nkeys_seed_str"] = nkey_seed
+    try:
+        await asyncio.wait_for(client.connect(**options), timeout)
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        await _abandon(client)
+        why = last_error[0] if last_error else error
+        raise Unavailable(f"no NATS server at {url} let us in ({why}); is `rollcall up` running there?") from error
+    watchdog = asyncio.create_task(_watch(client), name=f"watchdog {name}")
+    try:
+        yield client
+    finally:
+        watchdog.cancel()
+        await _end(client)
+
+
+def _backoff() -> Callable[[list[Server], dict[str, object]], tuple[Server, float]]:
+    def next_server(pool: list[Server], _info: dict[str, object]) -> tuple[Server, float]:
+        server = min(pool, key=lambda known: known.reconnects)
+        return server, random.uniform(0.01, min(_BACKOFF_MAX, 0.1 * 2 ** min(server.reconnects, 8)))
+
+    return next_server
+
+
+async def _watch(client: Client) -> None:
+    """Aborts a dead transport that still holds unsent bytes: nats-py waits for it without end (nats.py issue 671)."""
+    while True:
+        await asyncio.sleep(_WATCH_EVERY)
+        if not client.is_reconnecting or client._transport is None:
+            continue
+        writer = getattr(client._transport, "_io_writer", None)
+        if writer is not None and writer.transport.get_write_buffer_size() > 0:
+            writer.transport.abort()
+
+
+async def _abandon(client: Client) -> None:
+    """Ends a client that never connected; its own tasks may be half made."""
+    with contextlib.suppress(Exception):
+        await client.close()
+
+
+async def _end(client: Client) -> None:
+    """Sends what is pending and closes; a server that is away delays this by at most a second."""
+    try:
+        if client.is_connected:
+            async with asyncio.timeout(1):
+                await barrier(client)
+    except (TimeoutError, nats.errors.Error) as error:
+        log.debug("flush before close failed", error=str(error))
+    await client.close()
+
+
+async def barrier(client: Client) -> None:
+    """Returns when the server has processed everything sent so far.
+
+    nats-py writes PING before what is pending, so only the second answer proves it.
+    """
+    await client.flush()
+    await client.flush()
+
+
+async def release(client: Client, *subscriptions: Subscription) -> None:
+    """Stops answering without losing a request: no new ones, then those that wait, then flush."""
+    for subscription in subscriptions:
+        await client._send_unsubscribe(subscription._id)
+    await barrier(client)
+    for subscription in subscriptions:
+        await subscription._pending_queue.join()
+    await client.flush()

@@ -1,0 +1,192 @@
+"""The pull loop that heals: every message of a stream, in order, once, from a sequence on.
+
+An ephemeral consumer without acknowledgements is asked for messages ahead of need. Whatever goes wrong (a gap in the
+consumer's sequence, silence, an unexpected status, a server that is gone) ends in the same way: a new consumer from
+the last message on. It follows the literal consumer API; the ordered consumer of nats-py replays or stalls in two
+cases that matter here.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping
+
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from rollcall.bus import streams
+from rollcall.core.errors import Unavailable
+from rollcall.core.instants import Milliseconds, Seconds
+
+HEARTBEAT: Seconds = 0.5
+SILENCE: Seconds = 2.5 * HEARTBEAT
+BATCH = 1000
+RETRY: Seconds = 0.2
+
+_REQUEST_ENDED = ("404", "408")
+_RENEWING = ("Exceeded", "Completed", "Batch")
+
+log = structlog.get_logger(__name__)
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """One message of a stream. `pending` is how many more the stream held when this one was delivered."""
+
+    seq: int
+    subject: str
+    headers: Mapping[str, str]
+    data: bytes
+    at: Milliseconds
+    pending: int
+
+
+class RolledBack(Exception):
+    """The stream ends before what was already read: it was rolled back or recreated."""
+
+    def __init__(self, stream: str, read: int, end: int) -> None:
+        super().__init__(f"stream {stream} ends at {end}, {read} was read")
+        self.stream = stream
+
+
+class Follower:
+    """Reads a stream from `last` + 1 on."""
+
+    def __init__(self, client: Client, stream: str, last: int) -> None:
+        self._client = client
+        self._stream = stream
+        self._last = last
+        self._gathered: list[Stored] = []
+        self._arrived = asyncio.Event()
+        self._broken = ""
+        self._consumer = ""
+        self._consumer_seq = 0
+        self._credit = 0
+        self._heard_at = 0.0
+        self._generation = 0
+
+    async def batches(self) -> AsyncIterator[list[Stored]]:
+        """Whatever has gathered, as soon as something has; ends only by cancellation.
+
+        Raises:
+            RolledBack: the stream lost what was already read.
+        """
+        while True:
+            try:
+                async for batch in self._one_consumer():
+                    yield batch
+            except (Unavailable, NatsError, TimeoutError) as error:
+                log.debug("follower starts again", stream=self._stream, error=str(error))
+                await asyncio.sleep(RETRY)
+
+    async def _one_consumer(self) -> AsyncIterator[list[Stored]]:
+        self._generation += 1
+        generation = self._generation
+        inbox = self._client.new_inbox()
+
+        async def receive(message: Msg) -> None:
+            if generation == self._generation:
+                self._receive(message)
+
+        subscription = await self._client.subscribe(inbox, cb=receive, pending_msgs_limit=0, pending_bytes_limit=0)
+        try:
+            await self._create_consumer()
+            await self._ask(inbox)
+            while not self._broken:
+                batch = await self._next()
+                if self._credit <= BATCH // 2:
+                    # Asked before the batch is worked on, so the server never waits for us.
+                    await self._ask(inbox)
+                if batch:
+                    yield batch
+            log.debug("consumer ended", stream=self._stream, why=self._broken)
+        finally:
+            self._generation += 1
+            if not self._client.is_closed:
+                await subscription.unsubscribe()
+
+    async def _create_consumer(self) -> None:
+        end = (await streams.state(self._client, self._stream)).last
+        if end < self._last:
+            raise RolledBack(self._stream, self._last, end)
+        self._consumer = f"rollcall-{secrets.token_hex(8)}"
+        self._consumer_seq, self._credit, self._broken, self._gathered = 0, 0, "", []
+        self._heard_at = self._now()
+        config = {
+            "name": self._consumer,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._last + 1,
+            "ack_policy": "none",
+            "inactive_threshold": 30_000_000_000,
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        answer = await streams.request(
+            self._client,
+            f"CONSUMER.CREATE.{self._stream}.{self._consumer}",
+            {"stream_name": self._stream, "config": config, "action": "create"},
+        )
+        if "error" in answer:
+            raise Unavailable(f"consumer on {self._stream}: {answer['error'].get('description')}")
+
+    async def _ask(self, inbox: str) -> None:
+        wanted = BATCH - self._credit
+        self._credit += wanted
+        body = {"batch": wanted, "expires": 30_000_000_000, "idle_heartbeat": int(HEARTBEAT * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        await self._client.publish(subject, json.dumps(body).encode(), reply=inbox)
+
+    async def _next(self) -> list[Stored]:
+        """What has gathered; empty after a heartbeat's time without any."""
+        if not self._gathered and not self._broken:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._arrived.wait()
+            except TimeoutError:
+                if self._now() - self._heard_at > SILENCE:
+                    self._broken = "silence"
+        batch, self._gathered = self._gathered, []
+        return batch
+
+    def _receive(self, message: Msg) -> None:
+        self._heard_at = self._now()
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is not None:
+            self._on_status(status, headers)
+        else:
+            self._on_message(message, headers)
+        self._arrived.set()
+
+    def _on_message(self, message: Msg, headers: Mapping[str, str]) -> None:
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, or with domain and
+        # account before the stream and a random token at the end.
+        tokens = message.reply.split(".")
+        first = 5 if len(tokens) == 9 else 7
+        seq, consumer_seq = int(tokens[first]), int(tokens[first + 1])
+        if self._broken:
+            return
+        if consumer_seq != self._consumer_seq + 1:
+            self._broken = f"gap: {consumer_seq} after {self._consumer_seq}"
+            return
+        self._consumer_seq = consumer_seq
+        self._credit -= 1
+        self._last = seq
+        at = int(tokens[first + 2]) // 1_000_000
+        self._gathered.append(Stored(seq, message.subject, headers, message.data, at, int(tokens[first + 3])))
+
+    def _on_status(self, status: str, headers: Mapping[str, str]) -> None:
+        if status == "100":
+            return
+        description = headers.get("Description", "")
+        if status in _REQUEST_ENDED or (status == "409" and any(word in description for word in _RENEWING)):
+            self._credit = 0
+        else:
+            self._broken = f"status {status} {description}"
+
+    @staticmethod
+    def _now() -> Seconds:
+        return asyncio.get_running_loop().time()

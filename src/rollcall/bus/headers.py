@@ -1,0 +1,25 @@
+"""Every header we read or write."""
+
+MODE = "Rollcall-Mode"
+CLIENT = "Rollcall-Client"
+COMMAND = "Rollcall-Command"
+INCARNATION = "Rollcall-Incarnation"
+EXPECTED_REVISION = "Rollcall-Expected-Revision"
+BEAT = "Rollcall-Beat"
+
+CHANGE = "Rollcall-Change"
+REASON = "Rollcall-Reason"
+EPOCH = "Rollcall-Epoch"
+
+ERROR_CODE = "Nats-Service-Error-Code"
+ERROR = "Nats-Service-Error"
+
+SEQUENCE = "Nats-Sequence"
+STORED_AT = "Nats-Time-Stamp"
+MARKER = "Nats-Marker-Reason"
+TTL = "Nats-TTL"
+ROLLUP = "Nats-Rollup"
+KV_OPERATION = "KV-Operation"
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+STATUS = "Status"

@@ -1,0 +1,1 @@
+"""Data and rules: no I/O, no clock, no asyncio."""

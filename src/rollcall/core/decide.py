@@ -1,0 +1,280 @@
+"""The one place where a command is allowed or refused.
+
+A registration with mode claim, by what is held:
+
+===========================================  ==========================  =====================================
+held                                         who comes                   outcome
+===========================================  ==========================  =====================================
+nothing, or a tombstone                      anybody                     registered
+the same owner, the same incarnation         same content / other        unchanged / updated
+the same non-empty owner                     greater / smaller           registered / conflict, naming the held
+another's non-empty owner                    anybody                     denied
+unowned, believed alive                      another incarnation         conflict, naming holder and way
+unowned; lost, disconnected or not running   a greater incarnation       registered
+===========================================  ==========================  =====================================
+
+``create`` refuses any id that is held; ``takeover`` wins over any unowned one. A held id keeps its role.
+"""
+
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from rollcall.core import codec
+from rollcall.core.commands import Command, Deregister, Expire, Lose, Mode, Recover, Register, Update
+from rollcall.core.errors import Conflict, Denied, Invalid, NotFound, RollcallError, Unauthorized
+from rollcall.core.instants import Milliseconds, timestamp
+from rollcall.core.records import ChangeKind, Place, Profile, Record, Status
+
+
+class Accepted(Struct, frozen=True):
+    """The command happens: `record` is what the roll shall hold next."""
+
+    kind: ChangeKind
+    record: Record
+    reason: str = ""
+
+
+class Unchanged(Struct, frozen=True):
+    """The command is right and the roll says so already."""
+
+    place: Place
+
+
+class Rejected(Struct, frozen=True):
+    """The command does not happen."""
+
+    error: RollcallError
+
+
+Outcome: TypeAlias = Accepted | Unchanged | Rejected
+
+_FIXED = frozenset(
+    {
+        "id",
+        "role",
+        "incarnation",
+        "owner",
+        "registered_by",
+        "registered_at",
+        "updated_at",
+        "signature",
+        "cause",
+        "lost_at",
+        "registered_seq",
+    }
+)
+"""Members that no patch may give another value."""
+
+_VACANT = frozenset({Status.STOPPED, Status.RETIRED, Status.DEFINED})
+"""Intents under which an unowned place may be taken over by a newer life."""
+
+
+def decide(place: Place | None, command: Command, *, now: Milliseconds, disconnected: bool = False) -> Outcome:
+    """What becomes of `command` when the roll holds `place` for its id.
+
+    `disconnected` says that the agent's last connection is known to be closed.
+    """
+    held = None if place is None or place.gone else place
+    try:
+        match command:
+            case Register():
+                return _register(held, command, now, disconnected)
+            case Update():
+                return _update(_standing(held, command), command, now)
+            case Deregister():
+                return _deregister(_standing(held, command), command, now)
+            case Lose():
+                return _lose(_standing(held, command), command, now)
+            case Recover():
+                return _recover(_standing(held, command), command)
+            case Expire():
+                return Accepted(ChangeKind.EXPIRED, _standing(held, command).record, command.reason)
+    except RollcallError as error:
+        return Rejected(error)
+
+
+def _standing(held: Place | None, command: Command) -> Place:
+    if held is None or held.record.role != command.role:
+        raise NotFound(f"no {command.role} {command.id!r} is on the roll; register it first")
+    return held
+
+
+def _register(held: Place | None, command: Register, now: Milliseconds, disconnected: bool) -> Outcome:
+    profile = _named(command)
+    if held is None:
+        return Accepted(ChangeKind.REGISTERED, _new_record(profile, command, now))
+    record = held.record
+    if command.mode is Mode.CREATE:
+        raise _conflict(held, "choose another id, or register with mode claim or takeover")
+    if record.owner and record.owner != profile.owner:
+        raise Denied(f"{record.role} {record.id!r} belongs to {record.owner!r}; only that owner may register it")
+    if record.role != profile.role:
+        raise _conflict(held, f"deregister it first to register it as {profile.role}")
+    if record.owner == profile.owner and record.incarnation == profile.incarnation:
+        return _said_again(held, profile, command, now)
+    if not _may_take(record, profile, command.mode, disconnected):
+        raise _conflict(held, _way_in(record, profile))
+    return Accepted(ChangeKind.REGISTERED, _next_record(record, profile, command, now))
+
+
+def _named(command: Register) -> Profile:
+    """The profile under the subject's id and role; a body that names others is refused."""
+    profile = command.profile
+    if profile.id not in ("", command.id) or profile.role not in ("", command.role):
+        raise Invalid(
+            f"the body says {profile.role or command.role} {profile.id or command.id!r} and the subject "
+            f"{command.role} {command.id!r}; make them agree or leave both out of the body"
+        )
+    if profile.owner.startswith("nkey:"):
+        raise Unauthorized(f"owner {profile.owner!r} is proved only by a signature; sign the command or leave owner out")
+    return replace(profile, id=command.id, role=command.role)
+
+
+def _may_take(record: Record, profile: Profile, mode: Mode, disconnected: bool) -> bool:
+    if record.owner:
+        return profile.incarnation > record.incarnation
+    if mode is Mode.TAKEOVER:
+        return True
+    vacant = disconnected or record.lost_at is not None or record.status in _VACANT
+    return vacant and profile.incarnation > record.incarnation
+
+
+def _way_in(record: Record, profile: Profile) -> str:
+    if record.owner:
+        return f"its owner may register with an incarnation above {record.incarnation}"
+    if record.lost_at is not None:
+        return f"register with an incarnation above {record.incarnation}, or with mode takeover"
+    return "wait until it is gone, or register with mode takeover"
+
+
+def _conflict(held: Place, way: str) -> Conflict:
+    record = held.record
+    by = f", registered by {record.registered_by!r}" if record.registered_by else ""
+    state = f"lost since {record.lost_at}" if record.lost_at else f"{record.status} since {record.updated_at}"
+    return Conflict(
+        f"{record.role} {record.id!r} is {state}{by}; {way}",
+        holder={
+            "role": record.role,
+            "id": record.id,
+            "name": record.name,
+            "owner": record.owner,
+            "registered_by": record.registered_by,
+            "incarnation": record.incarnation,
+        },
+        revision=held.revision,
+    )
+
+
+def _said_again(held: Place, profile: Profile, command: Register, now: Milliseconds) -> Outcome:
+    record = _next_record(held.record, profile, command, now)
+    if held.record.lost_at is not None:
+        return Accepted(ChangeKind.REGISTERED, record)
+    if _same_content(held.record, record):
+        return Unchanged(held)
+    return Accepted(ChangeKind.UPDATED, record)
+
+
+def _same_content(old: Record, new: Record) -> bool:
+    return old == replace(new, updated_at=old.updated_at, cause=old.cause, signature=old.signature)
+
+
+def _new_record(profile: Profile, command: Register, now: Milliseconds) -> Record:
+    at = timestamp(now)
+    return Record(
+        **_fields(profile),
+        registered_at=at,
+        updated_at=at,
+        cause=command.cause,
+        registered_seq=command.cause.seq,
+    )
+
+
+def _next_record(held: Record, profile: Profile, command: Register, now: Milliseconds) -> Record:
+    return Record(
+        **_fields(profile),
+        registered_at=held.registered_at,
+        updated_at=timestamp(now),
+        cause=command.cause,
+        registered_seq=held.registered_seq,
+    )
+
+
+def _fields(profile: Profile) -> dict[str, Any]:
+    return asdict(profile)
+
+
+def _same_life(held: Place, incarnation: int) -> None:
+    if incarnation and incarnation != held.record.incarnation:
+        record = held.record
+        raise Conflict(
+            f"{record.role} {record.id!r} is incarnation {record.incarnation} now, not {incarnation}; "
+            "a newer life took the place, leave it alone",
+            holder={"role": record.role, "id": record.id, "incarnation": record.incarnation},
+            revision=held.revision,
+        )
+
+
+def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
+    record = held.record
+    _same_life(held, command.incarnation)
+    if command.expected is not None and command.expected != held.revision:
+        raise Conflict(
+            f"{record.role} {record.id!r} is at revision {held.revision}, not {command.expected}; read it and try again",
+            revision=held.revision,
+        )
+    updated = codec.from_members(_patched(codec.members(record), command.patch))
+    if command.beat and record.lost_at is not None:
+        updated = replace(updated, lost_at=None)
+    if updated == record:
+        return Unchanged(held)
+    return Accepted(ChangeKind.UPDATED, replace(updated, updated_at=timestamp(now), cause=command.cause))
+
+
+def _patched(members: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    for name in _FIXED & patch.keys():
+        if patch[name] != members.get(name, _absent(name)):
+            raise Invalid(f"{name!r} is fixed while an agent is registered; leave it out of the patch")
+    result = merge(members, {name: value for name, value in patch.items() if name not in _FIXED})
+    # null is a value of these two (no lease; a third of the ttl), so it cannot mean "back to the default".
+    for name in ("ttl", "heartbeat_interval"):
+        if name in patch:
+            result[name] = patch[name]
+    return result
+
+
+def _absent(name: str) -> object:
+    """What a member that the record leaves out stands for, so that naming just that is no change."""
+    return {"incarnation": 0, "registered_seq": 0, "cause": None, "lost_at": None}.get(name, "")
+
+
+def merge(target: Any, patch: Any) -> Any:  # Any: RFC 7396 is defined on every JSON value
+    """`patch` merged into `target`: RFC 7396, section 2. Neither is changed."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge(result.get(name), value)
+    return result
+
+
+def _deregister(held: Place, command: Deregister, now: Milliseconds) -> Outcome:
+    _same_life(held, command.incarnation)
+    record = replace(held.record, updated_at=timestamp(now), cause=command.cause)
+    return Accepted(ChangeKind.DEREGISTERED, record, command.reason)
+
+
+def _lose(held: Place, command: Lose, now: Milliseconds) -> Outcome:
+    if held.record.lost_at is not None:
+        return Unchanged(held)
+    return Accepted(ChangeKind.LOST, replace(held.record, lost_at=timestamp(now)), command.reason)
+
+
+def _recover(held: Place, command: Recover) -> Outcome:
+    if held.record.lost_at is None:
+        return Unchanged(held)
+    return Accepted(ChangeKind.RECOVERED, replace(held.record, lost_at=None), command.reason)

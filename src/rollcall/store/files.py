@@ -1,0 +1,42 @@
+"""Files that survive a crash whole, and locks that end with their holder."""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from rollcall.core.errors import Misconfigured
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[IO[bytes]]:
+    """Holds the lock file at `path` while the block runs, and while a child has inherited it.
+
+    Raises:
+        Misconfigured: another process holds it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise Misconfigured(
+                f"another rollcall uses {path.parent}; end it first, or give this one another --data-dir"
+            ) from error
+        yield lock
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Writes `data` so that a reader, or a crash, finds the old file or the new one, never a part."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

@@ -1,0 +1,71 @@
+"""The tables of a snapshot, and how an older file becomes a newer one."""
+
+import sqlite3
+from collections.abc import Callable
+
+import sqlite_utils
+
+from rollcall.core.errors import Misconfigured
+
+VERSION = 1
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Brings the file to `VERSION`, one step after the other.
+
+    Raises:
+        Misconfigured: the file was written by a newer rollcall.
+    """
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > VERSION:
+        raise Misconfigured(
+            f"snapshot {path} has schema {found}, this rollcall knows {VERSION}; upgrade rollcall, or give it another "
+            "--data-dir (the roll on the bus fills it)"
+        )
+    database = sqlite_utils.Database(connection)
+    for step in _STEPS[found:]:
+        step(database)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.commit()
+
+
+def _first(database: sqlite_utils.Database) -> None:
+    database["meta"].create({"name": str, "value": str}, pk="name")
+    database["agents"].create(
+        {
+            "id": str,
+            "role": str,
+            "name": str,
+            "status": str,
+            "address": str,
+            "version": str,
+            "revision": int,
+            "kind": str,
+            "at": int,
+            "lost_at": str,
+            "last_seen": int,
+            "health": str,
+            "record": str,
+        },
+        pk="id",
+        not_null={"role", "revision", "kind", "at", "record"},
+    )
+    database["agents"].create_index(["role"])
+    database["tombstones"].create(
+        {"id": str, "role": str, "revision": int, "kind": str, "at": int, "record": str}, pk="id"
+    )
+    # Tables without a row id, and a partial index, are beyond what sqlite-utils creates.
+    database.execute(
+        "CREATE TABLE capabilities (capability TEXT, id TEXT, PRIMARY KEY (capability, id)) WITHOUT ROWID"
+    )
+    database.execute(
+        "CREATE TABLE changes (epoch TEXT, revision INTEGER, kind TEXT, role TEXT, id TEXT, at INTEGER, reason TEXT,"
+        " cause_epoch TEXT, cause_seq INTEGER, record TEXT, PRIMARY KEY (epoch, revision)) WITHOUT ROWID"
+    )
+    database["changes"].create_index(["id", "at"])
+    database.execute(
+        "CREATE UNIQUE INDEX changes_by_cause ON changes (cause_epoch, cause_seq) WHERE cause_seq IS NOT NULL"
+    )
+
+
+_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first]

@@ -1,0 +1,332 @@
+"""A worker's SQLite file: the roll folded, at a revision, with the changes that led there.
+
+One writer. Everything here blocks; who calls it from a loop uses a thread. Beats never come here one by one.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from rollcall.core import codec
+from rollcall.core.errors import Unavailable
+from rollcall.core.instants import Milliseconds
+from rollcall.core.records import ENDINGS, Cause, Change, ChangeKind, Place, Record
+from rollcall.store import schema
+
+log = structlog.get_logger(__name__)
+
+
+class Folded(Struct, frozen=True, gc=False):
+    """One change, ready to be stored: what stood before, and the record's bytes as the roll has them."""
+
+    change: Change
+    data: bytes
+    before: Place | None
+
+
+class Seen(Struct, frozen=True, gc=False):
+    """When an agent was last heard, and how it felt then, as JSON."""
+
+    id: str
+    at: Milliseconds
+    health: str | None
+
+
+class Kept(Struct, frozen=True, gc=False):
+    """One agent as the file has it."""
+
+    place: Place
+    seen_at: Milliseconds | None = None
+    health: str | None = None
+
+
+class Position(Struct, frozen=True):
+    """Up to where the roll is folded."""
+
+    epoch: str
+    revision: int
+
+
+class Snapshot:
+    """The file at `path`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, set_aside: Path | None) -> None:
+        self._connection = connection
+        self.path = path
+        self.set_aside = set_aside
+        """Where a corrupt file was moved when this one was opened; None when there was none."""
+
+    @classmethod
+    def open(cls, path: Path, *, now: Milliseconds) -> "Snapshot":
+        """The snapshot at `path`, made or migrated; a corrupt file is kept beside it under another name.
+
+        Raises:
+            Misconfigured: a newer rollcall wrote it.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return cls(_connect(path), path, set_aside=None)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise Unavailable(f"snapshot {path} cannot be opened: {error}; check the disk and its rights") from error
+            aside = _set_aside(path, now)
+            log.error("snapshot is corrupt; kept, and rebuilt from the roll", kept=str(aside), error=str(error))
+            return cls(_connect(path), path, set_aside=aside)
+
+    def close(self) -> None:
+        """Ends the use of the file."""
+        self._connection.close()
+
+    def position(self) -> Position:
+        """Up to where the roll is folded; the epoch is empty in a new file."""
+        told = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
+        return Position(told.get("epoch", ""), int(told.get("revision", "0")))
+
+    def load(self) -> Iterable[Kept]:
+        """Every place of the file: agents, then tombstones."""
+        for kind, revision, at, seen, health, record in self._connection.execute(
+            "SELECT kind, revision, at, last_seen, health, record FROM agents"
+        ):
+            yield Kept(_place(kind, revision, at, record), seen, health)
+        for kind, revision, at, record in self._connection.execute(
+            "SELECT kind, revision, at, record FROM tombstones"
+        ):
+            yield Kept(_place(kind, revision, at, record))
+
+    def begin(self, epoch: str) -> None:
+        """Starts over for another roll; the changes of earlier ones stay."""
+        with self._connection:
+            for table in ("agents", "tombstones", "capabilities"):
+                self._connection.execute(f"DELETE FROM {table}")
+            self._mark(epoch, 0)
+
+    def apply(self, batch: Sequence[Folded]) -> None:
+        """Stores a batch in one transaction; when it returns, the batch is on disk."""
+        living = [folded for folded in batch if folded.change.kind not in ENDINGS]
+        ended = [folded for folded in batch if folded.change.kind in ENDINGS]
+        with self._connection:
+            execute = self._connection.executemany
+            execute(_INSERT_CHANGE, [_change_row(folded) for folded in batch])
+            execute(_UPSERT_AGENT, [_agent_row(folded) for folded in living])
+            execute(_DELETE_CAPABILITY, [pair for folded in batch for pair in _lost_capabilities(folded)])
+            execute(_INSERT_CAPABILITY, [pair for folded in living for pair in _new_capabilities(folded)])
+            for folded in ended:
+                self._bury(folded)
+            self._end_tombstones([f.change.id for f in living if f.before is not None and f.before.gone])
+            last = batch[-1].change
+            self._mark(last.epoch, last.revision)
+
+    def see(self, batch: Sequence[Seen]) -> None:
+        """Stores when agents were last heard."""
+        with self._connection:
+            self._connection.executemany(
+                "UPDATE agents SET last_seen = ?, health = ? WHERE id = ?", [(s.at, s.health, s.id) for s in batch]
+            )
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Drops agents and tombstones that the roll no longer holds."""
+        with self._connection:
+            rows = [(id,) for id in ids]
+            self._connection.executemany("DELETE FROM agents WHERE id = ?", rows)
+            self._connection.executemany("DELETE FROM capabilities WHERE id = ?", rows)
+            self._end_tombstones(ids)
+
+    def history(self, id: str, limit: int) -> list[Change]:
+        """The newest `limit` changes of one agent, oldest first."""
+        rows = self._connection.execute(
+            f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE id = ? ORDER BY at DESC, revision DESC LIMIT ?", (id, limit)
+        )
+        return [_read_change(row) for row in rows][::-1]
+
+    def since(self, position: Position, limit: int) -> list[Change]:
+        """At most `limit` changes after `position`, in the order of the roll."""
+        rows = self._connection.execute(
+            f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE epoch = ? AND revision > ? ORDER BY revision LIMIT ?",
+            (position.epoch, position.revision, limit),
+        )
+        return [_read_change(row) for row in rows]
+
+    def horizon(self, epoch: str) -> int | None:
+        """The revision after which no change of `epoch` is missing; None when the file never held that roll."""
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (f"horizon {epoch}",)).fetchone()
+        return None if row is None else int(row[0])
+
+    def caused(self, cause: Cause) -> Change | None:
+        """The change that a command made."""
+        row = self._connection.execute(
+            f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE cause_epoch = ? AND cause_seq = ?",
+            (cause.inbox_epoch, cause.seq),
+        ).fetchone()
+        return None if row is None else _read_change(row)
+
+    def highest_cause(self, inbox_epoch: str) -> int:
+        """The last command of an inbox that made a change; 0 for none."""
+        row = self._connection.execute(
+            "SELECT max(cause_seq) FROM changes WHERE cause_epoch = ? AND cause_seq IS NOT NULL", (inbox_epoch,)
+        ).fetchone()
+        return row[0] or 0
+
+    def prune(self, *, rows: int, before: Milliseconds) -> int:
+        """Removes the oldest changes, beyond `rows` and older than `before`; says how many."""
+        with self._connection:
+            count = self._connection.execute("SELECT count(*) FROM changes").fetchone()[0]
+            doomed = self._connection.execute(
+                "SELECT epoch, max(revision) FROM (SELECT epoch, revision, at FROM changes"
+                " ORDER BY epoch, revision LIMIT max(0, ? - ?)) GROUP BY epoch"
+                " UNION ALL SELECT epoch, max(revision) FROM changes WHERE at < ? GROUP BY epoch",
+                (count, rows, before),
+            ).fetchall()
+            removed = 0
+            for epoch, revision in doomed:
+                removed += self._connection.execute(
+                    "DELETE FROM changes WHERE epoch = ? AND revision <= ?", (epoch, revision)
+                ).rowcount
+                self._raise_horizon(epoch, revision)
+        return removed
+
+    def _mark(self, epoch: str, revision: int) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)",
+            [("epoch", epoch), ("revision", str(revision))],
+        )
+
+    def start_history(self, epoch: str, revision: int) -> None:
+        """Says that changes of `epoch` are complete only after `revision`."""
+        with self._connection:
+            self._raise_horizon(epoch, revision)
+
+    def _raise_horizon(self, epoch: str, revision: int) -> None:
+        known = self.horizon(epoch)
+        if known is None or known < revision:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (f"horizon {epoch}", str(revision))
+            )
+
+    def _bury(self, folded: Folded) -> None:
+        change = folded.change
+        self._connection.execute("DELETE FROM agents WHERE id = ?", (change.id,))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO tombstones (id, role, revision, kind, at, record) VALUES (?, ?, ?, ?, ?, ?)",
+            (change.id, change.role, change.revision, change.kind, change.at, folded.data.decode()),
+        )
+
+    def _end_tombstones(self, ids: Sequence[str]) -> None:
+        self._connection.executemany("DELETE FROM tombstones WHERE id = ?", [(id,) for id in ids])
+
+
+_CHANGE_COLUMNS = "epoch, revision, kind, at, reason, record"
+
+_INSERT_CHANGE = (
+    "INSERT OR IGNORE INTO changes (epoch, revision, kind, role, id, at, reason, cause_epoch, cause_seq, record)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+_UPSERT_AGENT = (
+    "INSERT INTO agents (id, role, name, status, address, version, revision, kind, at, lost_at, record)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET role = excluded.role, name = excluded.name, status = excluded.status,"
+    " address = excluded.address, version = excluded.version, revision = excluded.revision, kind = excluded.kind,"
+    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record"
+)
+
+_DELETE_CAPABILITY = "DELETE FROM capabilities WHERE capability = ? AND id = ?"
+_INSERT_CAPABILITY = "INSERT OR IGNORE INTO capabilities (capability, id) VALUES (?, ?)"
+
+_ASKED = frozenset({ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.DEREGISTERED})
+"""The kinds that a command makes; the others keep the cause of the record they are about."""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute("PRAGMA wal_autocheckpoint = 8000")
+        schema.migrate(connection, str(path))
+        connection.execute("SELECT count(*) FROM meta").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_aside(path: Path, now: Milliseconds) -> Path:
+    aside = path.with_name(f"{path.name}.corrupt-{now}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _change_row(folded: Folded) -> tuple[object, ...]:
+    change = folded.change
+    cause = change.record.cause if change.kind in _ASKED else None
+    return (
+        change.epoch,
+        change.revision,
+        change.kind,
+        change.role,
+        change.id,
+        change.at,
+        change.reason or None,
+        cause.inbox_epoch if cause else None,
+        cause.seq if cause else None,
+        folded.data.decode(),
+    )
+
+
+def _agent_row(folded: Folded) -> tuple[object, ...]:
+    change, record = folded.change, folded.change.record
+    return (
+        record.id,
+        record.role,
+        record.name,
+        record.status,
+        record.address,
+        record.version,
+        change.revision,
+        change.kind,
+        change.at,
+        record.lost_at,
+        folded.data.decode(),
+    )
+
+
+def _capabilities(record: Record | None) -> tuple[str, ...]:
+    return record.capabilities if record is not None else ()
+
+
+def _standing_before(folded: Folded) -> Record | None:
+    return folded.before.record if folded.before is not None and not folded.before.gone else None
+
+
+def _lost_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
+    before = _capabilities(_standing_before(folded))
+    after = () if folded.change.kind in ENDINGS else folded.change.record.capabilities
+    return [(name, folded.change.id) for name in before if name not in after] if before != after else []
+
+
+def _new_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
+    before, after = _capabilities(_standing_before(folded)), folded.change.record.capabilities
+    return [(name, folded.change.id) for name in after] if before != after else []
+
+
+def _place(kind: str, revision: int, at: Milliseconds, record: str) -> Place:
+    return Place(codec.decode_record(record.encode()), revision, ChangeKind(kind), at)
+
+
+def _read_change(row: tuple[str, int, str, int, str | None, str]) -> Change:
+    epoch, revision, kind, at, reason, record = row
+    return Change(
+        kind=ChangeKind(kind),
+        record=codec.decode_record(record.encode()),
+        revision=revision,
+        epoch=epoch,
+        at=at,
+        reason=reason or "",
+    )

@@ -1,0 +1,6 @@
+"""The registry's side: lead, follow, answer, watch leases."""
+
+from rollcall.worker.settings import WorkerSettings
+from rollcall.worker.worker import Worker, serving
+
+__all__ = ["Worker", "WorkerSettings", "serving"]

@@ -1,0 +1,209 @@
+"""Answers about agents, as bytes. Those about many are kept ready, per role and question.
+
+A ready answer serves until its role changes or a second has passed. Where making it is dear, it is made again at
+most so often that making it costs a tenth of the time; a question that is `exact`, or asks for `at_least` a newer
+revision, never gets an older one.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+from msgspec import Struct
+
+from rollcall.bus.subjects import text, token
+from rollcall.core import codec
+from rollcall.core.errors import Invalid
+from rollcall.core.instants import Seconds
+from rollcall.core.query import By, Query, check, mismatch
+from rollcall.core.records import Place
+from rollcall.worker.roster import Roster, order
+
+RENEW_AFTER: Seconds = 1.0
+CHEAP: Seconds = 0.001
+READY_PER_ROLE = 64
+
+
+class Ready(Struct, gc=False):
+    """One ready answer: made when, from which state, at what cost."""
+
+    data: bytes
+    role_revision: int
+    revision: int
+    made_at: Seconds
+    cost: Seconds
+
+
+class Answers:
+    """What this worker answers. `room` is how many bytes one reply may have."""
+
+    def __init__(self, roster: Roster, *, worker: str, room: int) -> None:
+        self._roster = roster
+        self._worker = worker
+        self._room = room
+        self._ready: dict[str, dict[bytes, Ready]] = {}
+        self._turns: dict[str, int] = {}
+
+    def ready(self, role: str, question: bytes) -> bytes | None:
+        """The answer to a question that was asked before in just these bytes, if it still serves."""
+        found = self._ready.get(role, {}).get(question)
+        known = self._roster.roles.get(role)
+        if found is None or known is None:
+            return None
+        age = self._roster.clock.now() - found.made_at
+        if age > RENEW_AFTER:
+            return None
+        changed = found.role_revision != known.revision
+        if changed and (found.cost < CHEAP or age > 10 * found.cost):
+            return None
+        return found.data
+
+    def discover(self, role: str, query: Query, question: bytes) -> bytes:
+        """The agents of a role that fit.
+
+        Raises:
+            Invalid: the question means nothing.
+        """
+        check(query)
+        started = self._roster.clock.now()
+        known = self._roster.roles.get(role)
+        role_revision = known.revision if known is not None else 0
+        if query.if_revision is not None and query.epoch == self._roster.epoch and role_revision <= query.if_revision:
+            return self.envelope(not_modified=True)
+        if query.pick is not None:
+            return self._picked(role, query)
+        data = self._page([role], query)
+        if known is not None and not query.exact:
+            finished = self._roster.clock.now()
+            self._keep(role, question, Ready(data, role_revision, self._roster.revision, finished, finished - started))
+        return data
+
+    def everybody(self, query: Query) -> bytes:
+        """The agents of every role that fit, role by role.
+
+        Raises:
+            Invalid: the question means nothing.
+        """
+        check(query)
+        return self._page(sorted(self._roster.roles), query)
+
+    def entry(self, place: Place) -> bytes:
+        """One agent, to the moment."""
+        clock = self._roster.clock
+        return codec.splice(
+            codec.encode_record(place.record), self._roster.observation(place, clock.now(), clock.wall())
+        )
+
+    def envelope(self, **members: Any) -> bytes:  # Any: whatever the answer holds
+        """An answer with what every answer says."""
+        return codec.encode({**members, **self.signature()})
+
+    def signature(self) -> dict[str, Any]:
+        """Who answers, and how much of the roll it knows."""
+        return {
+            "epoch": self._roster.epoch,
+            "revision": self._roster.revision,
+            "worker": self._worker,
+            "guard": None,
+        }
+
+    def _keep(self, role: str, question: bytes, ready: Ready) -> None:
+        kept = self._ready.setdefault(role, {})
+        if len(kept) >= READY_PER_ROLE:
+            kept.clear()
+        kept[question] = ready
+
+    def _page(self, roles: Sequence[str], query: Query) -> bytes:
+        """One page: entries until the limit or the room for a reply is reached, and the cursor behind the last."""
+        clock = self._roster.clock
+        now, wall = clock.now(), clock.wall()
+        explained: list[dict[str, Any]] = []
+        entries: list[bytes] = []
+        room, more, last = self._room, False, None
+        for place in self._after(roles, query.cursor):
+            why = mismatch(query, place.record, self._roster.liveness(place, now))
+            if query.explain and len(explained) < query.limit:
+                explained.append({"id": place.record.id, "role": place.record.role, "kept": not why, "why": why})
+            if why:
+                continue
+            if len(entries) == query.limit:
+                more = True
+                break
+            entry = codec.splice(codec.encode_record(place.record), self._roster.observation(place, now, wall))
+            room -= len(entry) + 1
+            if room < 0:
+                more = True
+                break
+            entries.append(entry)
+            last = place
+        return self._wrapped(entries, _cursor(last) if more and last is not None else None, explained, query)
+
+    def _wrapped(
+        self, entries: list[bytes], cursor: str | None, explained: list[dict[str, Any]], query: Query
+    ) -> bytes:
+        rest: dict[str, Any] = {"count": len(entries), "next": cursor}
+        if query.explain:
+            rest["explained"] = explained
+        return b'{"agents":[' + b",".join(entries) + b"]," + codec.encode({**rest, **self.signature()})[1:]
+
+    def _after(self, roles: Sequence[str], cursor: str) -> Iterator[Place]:
+        """The agents of `roles` behind `cursor`."""
+        if not cursor:
+            return chain.from_iterable(self._roster.members(role) for role in roles)
+        role, position = _read_cursor(cursor)
+        rest = (place for place in self._roster.members(role) if order(place) > position) if role in roles else ()
+        later = (self._roster.members(name) for name in roles if name > role)
+        return chain(rest, chain.from_iterable(later))
+
+    def _picked(self, role: str, query: Query) -> bytes:
+        clock = self._roster.clock
+        now, wall = clock.now(), clock.wall()
+        explained: list[dict[str, Any]] = []
+        fitting: list[Place] = []
+        for place in self._roster.members(role):
+            why = mismatch(query, place.record, self._roster.liveness(place, now))
+            if query.explain:
+                explained.append({"id": place.record.id, "role": role, "kept": not why, "why": why})
+            if not why:
+                fitting.append(place)
+        assert query.pick is not None
+        chosen = self._choose(role, fitting, min(query.pick, len(fitting)), query.by)
+        entries = [
+            codec.splice(codec.encode_record(place.record), self._roster.observation(place, now, wall))
+            for place in chosen
+        ]
+        return self._wrapped(entries, None, explained, query)
+
+    def _choose(self, role: str, fitting: list[Place], count: int, by: By) -> Iterable[Place]:
+        match by:
+            case By.RANDOM:
+                return random.sample(fitting, count)
+            case By.LEAST_LOADED:
+                # Shuffled first, so that equals share the load.
+                shuffled = random.sample(fitting, len(fitting))
+                return sorted(shuffled, key=self._load)[:count]
+            case By.ROUND_ROBIN:
+                turn = self._turns.get(role, 0)
+                self._turns[role] = turn + count
+                return [fitting[(turn + step) % len(fitting)] for step in range(count)]
+
+    def _load(self, place: Place) -> tuple[float, float]:
+        """Open connections first, then the processor; an agent that says nothing counts as idle."""
+        beat = self._roster.lease(place.record).beat
+        if beat is None:
+            return (0.0, 0.0)
+        return (beat.active_connections or 0, beat.cpu_percent or 0.0)
+
+
+def _cursor(place: Place) -> str:
+    record = place.record
+    return f"{token(record.role)}.{record.registered_seq}.{record.id}"
+
+
+def _read_cursor(cursor: str) -> tuple[str, tuple[int, str]]:
+    role, _, rest = cursor.partition(".")
+    seq, dot, id = rest.partition(".")
+    if not dot or not seq.isdecimal():
+        raise Invalid(f"cursor {cursor!r} is none of ours; send the 'next' of the page before, or none")
+    return text(role), (int(seq), id)

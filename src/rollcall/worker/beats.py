@@ -1,0 +1,108 @@
+"""Signs of life, folded into leases: the hot path. Nothing here touches a disk or answers."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from rollcall.bus.subjects import Subjects
+from rollcall.core import limits
+from rollcall.core.errors import Invalid, NotFound, RollcallError
+from rollcall.core.leases import Lease
+from rollcall.core.liveness import STUCK_AFTER
+from rollcall.core.records import Beat
+from rollcall.worker.roster import Roster
+
+log = structlog.get_logger(__name__)
+
+_beat = msgspec.json.Decoder(Beat)
+_beats = msgspec.json.Decoder(list[tuple[str, int]])
+
+
+class Hearing(Struct, frozen=True):
+    """What the leader does about beats that need it: of a lost agent, of a suspect or stuck one, of nobody."""
+
+    again: Callable[[str, Lease], Awaitable[None]]
+    sign: Callable[[str, Lease], Awaitable[None]]
+    refused: Callable[[str, RollcallError], Awaitable[None]]
+
+
+class Beats:
+    """Listens to every beat of the realm. `hearing` is set while this worker leads."""
+
+    def __init__(self, client: Client, subjects: Subjects, roster: Roster) -> None:
+        self._client = client
+        self._subjects = subjects
+        self._roster = roster
+        self._single = len(subjects.heartbeat(""))
+        self._many = len(subjects.heartbeats(""))
+        self.hearing: Hearing | None = None
+        self.count = 0
+
+    async def listen(self) -> None:
+        """Subscribes; the connection keeps the subscriptions over reconnects."""
+        options = {"pending_msgs_limit": 1_000_000, "pending_bytes_limit": 256 << 20}
+        await self._client.subscribe(self._subjects.heartbeat("*.*"), cb=self._on_one, **options)
+        await self._client.subscribe(self._subjects.heartbeats("*"), cb=self._on_many, **options)
+
+    async def _on_one(self, message: Msg) -> None:
+        self.count += 1
+        key = message.subject[self._single :]
+        data = message.data
+        clock = self._roster.clock
+        if not data:
+            lease = self._roster.leases.beat(key, 0, clock.now(), clock.wall())
+        else:
+            try:
+                beat = _read(data)
+            except RollcallError as error:
+                if self.hearing is not None:
+                    await self.hearing.refused(key, error)
+                return
+            lease = self._roster.leases.beat(key, beat.incarnation, clock.now(), clock.wall())
+            if lease is not None:
+                lease.stuck_for = beat.loop_lag or 0.0
+                if beat.says_health:
+                    lease.beat = beat
+        if self.hearing is not None and (lease is None or lease.lost or lease.told or lease.stuck_for >= STUCK_AFTER):
+            await self._attend(key, lease)
+
+    async def _on_many(self, message: Msg) -> None:
+        host = message.subject[self._many :]
+        try:
+            pairs = _beats.decode(message.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            log.warning("combined beat cannot be read", host=host, error=str(error))
+            return
+        self.count += len(pairs)
+        leases, clock = self._roster.leases, self._roster.clock
+        now, wall = clock.now(), clock.wall()
+        for key, incarnation in pairs:
+            known = leases.get(key)
+            # A host renews only those who say that it beats for them.
+            lease = leases.beat(key, incarnation, now, wall) if known is not None and known.host == host else None
+            if self.hearing is not None and (lease is None or lease.lost or lease.told):
+                await self._attend(key, lease)
+
+    async def _attend(self, key: str, lease: Lease | None) -> None:
+        assert self.hearing is not None
+        if lease is None:
+            await self.hearing.refused(
+                key, NotFound(f"a beat for {key} renewed nothing: no such agent, or another life; register it")
+            )
+        elif lease.lost:
+            await self.hearing.again(key, lease)
+        else:
+            await self.hearing.sign(key, lease)
+
+
+def _read(data: bytes) -> Beat:
+    if len(data) > limits.HEALTH_BYTES:
+        raise Invalid(f"a heartbeat has {len(data)} bytes; at most {limits.HEALTH_BYTES} are allowed")
+    try:
+        return _beat.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"the heartbeat is wrong: {error}") from error

@@ -1,0 +1,301 @@
+"""What only the leader does: take commands, decide each, write the roll, settle.
+
+::
+
+    inbox ─take─▶ decide ─┬─ accepted ─▶ roll (compare-and-set) ─▶ folded ─▶ on disk ─▶ answered ─┐
+                          └─ refused ──────────────────────────────────────────────────────────┴─▶ settled
+    settled up to n ─▶ position saved ─▶ refusals up to n are told
+
+A second command for an id waits until the record of the first is folded.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from functools import partial
+
+import structlog
+from msgspec import Struct
+
+from rollcall.bus.follow import Follower, Stored
+from rollcall.bus.inbox import Asking, asking, read_command
+from rollcall.bus.roll import Ack, Refused, Roll, Unknown, Written
+from rollcall.bus.subjects import key
+from rollcall.core import codec
+from rollcall.core.commands import Command, Observed
+from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
+from rollcall.core.errors import Busy, Conflict, RollcallError
+from rollcall.core.instants import Seconds
+from rollcall.core.records import Cause, Change, ChangeKind, Place
+from rollcall.store.snapshot import Folded
+from rollcall.worker.commit import Committer
+from rollcall.worker.ledger import Ledger
+from rollcall.worker.outcomes import UNCHANGED, Outcomes
+from rollcall.worker.roster import Roster
+
+MAX_OPEN = 10_000
+"""Commands taken and not settled; beyond it the inbox waits on the server."""
+
+RETRY: Seconds = 0.05
+
+log = structlog.get_logger(__name__)
+
+
+class Pending(Struct, gc=False):
+    """A command on its way. Commands of the registry itself have no `asking`."""
+
+    command: Command
+    asking: Asking | None = None
+    cause: Cause | None = None
+    kind: ChangeKind | None = None
+    expected: int | None = None
+    folded: bool = False
+
+
+class Bounds(Struct, frozen=True):
+    """How many agents and roles the realm may have."""
+
+    agents: int
+    roles: int
+
+
+class Lead:
+    """One term of leading, from taking the lease to losing it."""
+
+    def __init__(
+        self,
+        roll: Roll,
+        roster: Roster,
+        committer: Committer,
+        outcomes: Outcomes,
+        *,
+        bounds: Bounds,
+        inbox_epoch: str,
+        settled: int,
+        replay_until: int,
+    ) -> None:
+        self._roll = roll
+        self._roster = roster
+        self._committer = committer
+        self._outcomes = outcomes
+        self._bounds = bounds
+        self._inbox_epoch = inbox_epoch
+        self._replay_until = replay_until
+        self._start = settled
+        self._ledger = Ledger(settled)
+        self._busy: dict[str, deque[Pending]] = {}
+        self._unsafe: defaultdict[int, list[tuple[Pending, ChangeKind | str]]] = defaultdict(list)
+        self._refusals: deque[tuple[Asking, RollcallError]] = deque()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self.has_refusals = asyncio.Event()
+
+    @property
+    def settled(self) -> int:
+        """Every command up to this sequence of the inbox is settled."""
+        return self._ledger.settled
+
+    @property
+    def waiting(self) -> int:
+        """Commands taken and not settled."""
+        return len(self._ledger)
+
+    async def take(self, follower: Follower) -> None:
+        """Decides what the inbox holds, until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            async for batch in follower.batches():
+                for stored in batch:
+                    await self._take_one(stored)
+
+    async def observe(self, command: Observed) -> bool:
+        """Decides a command of the registry itself; False when the agent is busy with another one."""
+        if command.id in self._busy:
+            return False
+        self._busy[command.id] = deque((Pending(command),))
+        await self._advance(command.id)
+        return True
+
+    async def on_fold(self, change: Change) -> None:
+        """A change is in memory: its command is done but for the disk, and the next one of that id may go."""
+        waiting = self._busy.get(change.id)
+        if waiting is None or not waiting or not _is_of(change, waiting[0]):
+            return
+        pending = waiting[0]
+        pending.folded = True
+        self._unsafe[change.revision].append((pending, change.kind))
+        waiting.popleft()
+        await self._advance(change.id)
+
+    async def on_durable(self, batch: list[Folded]) -> None:
+        """Changes are on disk: their commands are answered and settled."""
+        if not self._unsafe:
+            return
+        for folded in batch:
+            change = folded.change
+            for pending, what in self._unsafe.pop(change.revision, ()):
+                place = Place(change.record, change.revision, change.kind, change.at)
+                await self._answer(pending, self._current(place), what, folded.data)
+
+    async def tell_refusals(self, saved: int) -> None:
+        """Tells every refusal up to `saved`, a position that is on the server."""
+        while self._refusals and self._refusals[0][0].seq <= saved:
+            asking_, error = self._refusals.popleft()
+            await self._outcomes.rejected(asking_, error)
+        if not self._refusals:
+            self.has_refusals.clear()
+
+    async def _take_one(self, stored: Stored) -> None:
+        self._ledger.take(stored.seq)
+        who = asking(stored)
+        try:
+            command = read_command(stored, self._inbox_epoch)
+        except RollcallError as error:
+            self._refuse(who, error)
+            return
+        pending = Pending(command, who, command.cause)
+        waiting = self._busy.get(command.id)
+        if waiting is not None:
+            waiting.append(pending)
+        else:
+            self._busy[command.id] = deque((pending,))
+            await self._advance(command.id)
+        if len(self._ledger) >= MAX_OPEN:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _advance(self, id: str) -> None:
+        """Decides the commands of an id one by one, until one is on its way to the roll or none is left."""
+        waiting = self._busy[id]
+        while waiting:
+            if await self._step(waiting[0]):
+                return
+            waiting.popleft()
+        del self._busy[id]
+
+    async def _step(self, pending: Pending) -> bool:
+        """Decides a command on what is folded now; True when what follows from it is on its way to the roll."""
+        if pending.asking is not None and pending.asking.seq <= self._replay_until and await self._replayed(pending):
+            return False
+        place = None if pending.expected is not None else self._roster.place(pending.command.id)
+        outcome = decide(place, pending.command, now=self._roster.clock.wall())
+        try:
+            match outcome:
+                case Accepted():
+                    self._check_bounds(place, outcome)
+                    await self._write(pending, outcome, place)
+                    return True
+                case Unchanged():
+                    await self._unchanged(pending, outcome.place)
+                case Rejected():
+                    raise outcome.error
+        except RollcallError as error:
+            if pending.asking is not None:
+                self._refuse(pending.asking, error)
+        return False
+
+    async def _write(self, pending: Pending, accepted: Accepted, place: Place | None) -> None:
+        pending.kind = accepted.kind
+        record = accepted.record
+        data = codec.encode_record(record)
+        expected = pending.expected if pending.expected is not None else (place.revision if place is not None else 0)
+        headers = self._roll.change_headers(accepted.kind, epoch=self._roster.epoch, reason=accepted.reason)
+        done = partial(self._on_ack, pending)
+        await self._roll.write(key(record.role, record.id), data, headers, expected=expected, done=done)
+
+    def _on_ack(self, pending: Pending, ack: Ack) -> None:
+        if pending.folded or isinstance(ack, Written):
+            return
+        assert self._tasks is not None
+        self._tasks.create_task(self._again(pending, ack), name=f"decide {pending.command.id!r} again")
+
+    async def _again(self, pending: Pending, ack: Refused | Unknown) -> None:
+        """Decides anew after a write that was refused or lost: first everything the roll says is folded."""
+        place = self._roster.place(pending.command.id)
+        stands = ack.stands if isinstance(ack, Refused) else None
+        log.debug("decide again", id=pending.command.id, ack=repr(ack))
+        if stands is not None and stands < (place.revision if place is not None else 1):
+            # The tombstone that we still remember has ended.
+            self._roster.forget(pending.command.id)
+            pending.expected = stands
+        elif stands is not None and place is None and stands <= self._roster.revision:
+            # What stands there is no agent of ours: a tombstone that we forgot before the server did.
+            pending.expected = stands
+        else:
+            pending.expected = None
+            await asyncio.sleep(RETRY)
+            await self._folded_to_the_end(stands)
+        if not pending.folded:
+            await self._advance(pending.command.id)
+
+    async def _folded_to_the_end(self, stands: int | None) -> None:
+        end = stands if stands is not None else await self._roll.end()
+        while self._roster.revision < end:
+            await asyncio.sleep(RETRY / 10)
+
+    async def _replayed(self, pending: Pending) -> bool:
+        """Whether an earlier leader settled this command; then it is answered from what it made, or refused."""
+        assert pending.asking is not None and pending.cause is not None
+        made = await self._committer.call(self._committer.snapshot.caused, pending.cause)
+        if made is not None:
+            place = Place(made.record, made.revision, made.kind, made.at)
+            await self._answer(pending, self._current(place), made.kind)
+            return True
+        standing = self._roster.place(pending.command.id)
+        cause = standing.record.cause if standing is not None else None
+        if cause is not None and cause.inbox_epoch == self._inbox_epoch and cause.seq >= pending.cause.seq:
+            whom = f"{pending.command.role} {pending.command.id!r}"
+            self._refuse(
+                pending.asking, Conflict(f"a later command of {whom} is settled already; read it and try again")
+            )
+            return True
+        return False
+
+    async def _unchanged(self, pending: Pending, place: Place) -> None:
+        if pending.asking is not None and pending.asking.verb == "register":
+            lease = self._roster.lease(place.record)
+            clock = self._roster.clock
+            self._roster.leases.beat(
+                key(place.record.role, place.record.id), lease.incarnation, clock.now(), clock.wall()
+            )
+        if place.revision > self._committer.durable:
+            self._unsafe[place.revision].append((pending, UNCHANGED))
+        else:
+            await self._answer(pending, place, UNCHANGED)
+
+    async def _answer(
+        self, pending: Pending, place: Place, what: ChangeKind | str, data: bytes | None = None
+    ) -> None:
+        if pending.asking is None:
+            return
+        await self._outcomes.accepted(pending.asking, place, what, data)
+        self._settle(pending.asking)
+
+    def _current(self, place: Place) -> Place:
+        """`place` as one that may be observed: an agent that is gone meanwhile has no lease left to look at."""
+        standing = self._roster.standing(place.record.id)
+        if standing is None and not place.gone:
+            return Place(place.record, place.revision, ChangeKind.DEREGISTERED, place.at)
+        return place
+
+    def _refuse(self, who: Asking, error: RollcallError) -> None:
+        self._refusals.append((who, error))
+        self.has_refusals.set()
+        self._settle(who)
+
+    def _settle(self, who: Asking) -> None:
+        self._ledger.settle(who.seq)
+        if not self._room.is_set() and len(self._ledger) < MAX_OPEN // 2:
+            self._room.set()
+
+    def _check_bounds(self, place: Place | None, accepted: Accepted) -> None:
+        if accepted.kind is not ChangeKind.REGISTERED or (place is not None and not place.gone):
+            return
+        if len(self._roster) >= self._bounds.agents:
+            raise Busy(f"the realm holds {len(self._roster)} agents, its bound; deregister some or raise --max-agents")
+        if accepted.record.role not in self._roster.roles and len(self._roster.roles) >= self._bounds.roles:
+            raise Busy(f"the realm holds {len(self._roster.roles)} roles, its bound; use an existing role")
+
+
+def _is_of(change: Change, pending: Pending) -> bool:
+    """Whether `change` is what `pending` asked for."""
+    return change.kind is pending.kind and (pending.cause is None or change.record.cause == pending.cause)

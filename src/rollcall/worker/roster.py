@@ -1,0 +1,179 @@
+"""The roll in memory: every place, its lease, and the agents of each role in order of registration."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rollcall.bus.subjects import key
+from rollcall.core import liveness as live
+from rollcall.core.fold import fold
+from rollcall.core.instants import Milliseconds, Seconds, instant
+from rollcall.core.leases import Lease, Leases
+from rollcall.core.records import BEATING, Change, ChangeKind, Liveness, Place, Record
+from rollcall.worker.clock import Clock
+
+_SIGNS_OF_LIFE = frozenset({ChangeKind.REGISTERED, ChangeKind.RECOVERED})
+
+
+class Role:
+    """The agents of one role, and the last revision that touched it."""
+
+    __slots__ = ("_in_order", "members", "revision")
+
+    def __init__(self) -> None:
+        self.members: dict[str, Place] = {}
+        self.revision = 0
+        self._in_order: list[Place] | None = None
+
+    def put(self, place: Place) -> None:
+        """Adds or renews an agent."""
+        self.members[place.record.id] = place
+        self._in_order = None
+
+    def remove(self, id: str) -> None:
+        """Takes an agent away."""
+        self.members.pop(id, None)
+        self._in_order = None
+
+    def in_order(self) -> Sequence[Place]:
+        """Oldest registration first; the id breaks a tie."""
+        if self._in_order is None:
+            self._in_order = sorted(self.members.values(), key=order)
+        return self._in_order
+
+
+def order(place: Place) -> tuple[int, str]:
+    """What agents of a role are sorted by."""
+    return place.record.registered_seq, place.record.id
+
+
+class Roster:
+    """What a worker has folded, up to `revision` of the roll of `epoch`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.epoch = ""
+        self.revision = 0
+        self.leases = Leases()
+        self.roles: dict[str, Role] = {}
+        self._places: dict[str, Place] = {}
+        self._tombstones: dict[str, Place] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def place(self, id: str) -> Place | None:
+        """What the roll holds for `id`; a tombstone too."""
+        return self._places.get(id) or self._tombstones.get(id)
+
+    def standing(self, id: str) -> Place | None:
+        """The agent, unless it is gone."""
+        return self._places.get(id)
+
+    def restore(self, place: Place, seen_at: Milliseconds | None) -> None:
+        """Takes a place from the snapshot; its agent has a full ttl from now."""
+        if place.gone:
+            self._tombstones[place.record.id] = place
+            return
+        self._put(place)
+        lease = self._grant(place.record)
+        lease.seen_at = seen_at
+        if place.record.lost_at is not None:
+            self.leases.park(key(place.record.role, place.record.id))
+
+    def fold(self, change: Change) -> Place | None:
+        """Folds a change that the roll tells; returns what stood before."""
+        before = self.place(change.id)
+        place = fold(before, change)
+        self.revision = max(self.revision, change.revision)
+        if place is before:
+            return before
+        if before is not None and not before.gone and before.record.role != change.role:
+            self._remove(before)
+        if place.gone:
+            self._remove(place)
+            self._tombstones[change.id] = place
+        else:
+            self._tombstones.pop(change.id, None)
+            self._put(place)
+            self._lease_after(before, change)
+        self._role(change.role).revision = change.revision
+        return before
+
+    def forget(self, id: str) -> None:
+        """Drops what the roll no longer holds."""
+        self._tombstones.pop(id, None)
+        place = self._places.get(id)
+        if place is not None:
+            self._remove(place)
+            self._role(place.record.role).revision = self.revision
+
+    def ended_tombstones(self, before: Milliseconds) -> list[str]:
+        """The ids whose tombstone was set before a wall-clock time."""
+        return [id for id, place in self._tombstones.items() if place.at < before]
+
+    def places(self) -> Iterable[Place]:
+        """Every agent and every tombstone."""
+        yield from self._places.values()
+        yield from self._tombstones.values()
+
+    def agents(self) -> Iterable[Place]:
+        """Every agent that is not gone."""
+        return self._places.values()
+
+    def lease(self, record: Record) -> Lease:
+        """The lease of an agent that is not gone."""
+        return self.leases[key(record.role, record.id)]
+
+    def liveness(self, place: Place, now: Seconds) -> Liveness:
+        """Whether the agent is believed alive."""
+        return live.liveness(place.record, self.lease(place.record), now)
+
+    def observation(self, place: Place, now: Seconds, wall: Milliseconds) -> dict[str, object]:
+        """What makes an entry of the place's record."""
+        if place.gone:
+            return {"revision": place.revision, "liveness": Liveness.UNKNOWN}
+        return live.observation(
+            place.record, self.lease(place.record), revision=place.revision, now=now, wall=wall
+        )
+
+    def members(self, role: str) -> Iterator[Place]:
+        """The agents of a role, oldest registration first."""
+        found = self.roles.get(role)
+        return iter(found.in_order() if found is not None else ())
+
+    def _lease_after(self, before: Place | None, change: Change) -> None:
+        record = change.record
+        if change.kind is ChangeKind.LOST:
+            self.leases.park(key(record.role, record.id))
+        elif change.kind in _SIGNS_OF_LIFE or _revived(before, record):
+            lease = self._grant(record)
+            if change.kind is ChangeKind.REGISTERED:
+                lease.seen_at = instant(record.updated_at)
+        else:
+            self.leases.amend(key(record.role, record.id), record)
+
+    def _grant(self, record: Record) -> Lease:
+        return self.leases.grant(key(record.role, record.id), record, self.clock.now())
+
+    def _put(self, place: Place) -> None:
+        self._places[place.record.id] = place
+        self._role(place.record.role).put(place)
+
+    def _remove(self, place: Place) -> None:
+        record = place.record
+        self._places.pop(record.id, None)
+        self._role(record.role).remove(record.id)
+        self.leases.drop(key(record.role, record.id))
+
+    def _role(self, name: str) -> Role:
+        role = self.roles.get(name)
+        if role is None:
+            role = self.roles[name] = Role()
+        return role
+
+
+def _revived(before: Place | None, record: Record) -> bool:
+    """An update that ended being lost, or brought back an intent under which beats are expected."""
+    if before is None or before.gone:
+        return True
+    was_expected = before.record.lost_at is None and before.record.status in BEATING
+    return not was_expected and record.lost_at is None and record.status in BEATING

@@ -1,0 +1,254 @@
+"""The questions of the realm, answered as a NATS micro service. Errors are answers too."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import nats.micro
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.micro.request import Request
+
+from rollcall.bus import headers as h
+from rollcall.bus.connection import release
+from rollcall.bus.subjects import Subjects, text
+from rollcall.core import codec, limits
+from rollcall.core.errors import Invalid, NotFound, RollcallError, Unavailable
+from rollcall.core.instants import Seconds, timestamp
+from rollcall.core.query import Query
+from rollcall.core.records import Change
+from rollcall.store.snapshot import Position
+from rollcall.worker.answers import Answers
+from rollcall.worker.commit import Committer
+from rollcall.worker.roster import Roster
+
+QUEUE = "rollcall"
+AT_LEAST_WITHIN: Seconds = 5.0
+MAX_WAITING = 10_000
+"""Questions that may wait for a newer revision at once."""
+
+log = structlog.get_logger(__name__)
+
+
+class HistoryQuery(Struct, frozen=True):
+    """How many changes of one agent are asked for, the newest."""
+
+    limit: int = 100
+
+
+class SinceQuery(Struct, frozen=True):
+    """Which changes a client has: all of `role` (empty: of every role) up to `revision` of `epoch`."""
+
+    epoch: str = ""
+    revision: int = 0
+    role: str = ""
+    limit: int = limits.PAGE
+    cursor: str = ""
+
+
+Answer = Callable[[Request], Awaitable[bytes]]
+
+
+class Service:
+    """Answers questions while it is open."""
+
+    def __init__(
+        self,
+        client: Client,
+        subjects: Subjects,
+        *,
+        worker: str,
+        roster: Roster,
+        committer: Committer,
+        answers: Answers,
+        info: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._client = client
+        self._subjects = subjects
+        self._worker = worker
+        self._roster = roster
+        self._committer = committer
+        self._answers = answers
+        self._info = info
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Answers until the block ends; what was asked by then is still answered."""
+        service = await nats.micro.add_service(
+            self._client,
+            name="rollcall",
+            version=version("rollcall-bus"),
+            description="The roll of living agents: discover by role, get, list, history, since, info.",
+            metadata={"realm": self._subjects.realm, "worker": self._worker},
+        )
+        endpoints: list[tuple[str, str, Answer]] = [
+            ("discover", self._subjects.discover("*"), self._discover),
+            ("get", self._subjects.get("*"), self._get),
+            ("list", self._subjects.list, self._list),
+            ("history", self._subjects.history("*"), self._history),
+            ("since", self._subjects.since, self._since),
+            ("info", self._subjects.info, self._tell),
+        ]
+        for name, subject, answer in endpoints:
+            await service.add_endpoint(name=name, subject=subject, queue_group=QUEUE, handler=self._guarded(answer))
+        try:
+            yield
+        finally:
+            # The service's own stop loses requests that are on their way.
+            open_ = [endpoint._subscription for endpoint in service._endpoints if endpoint._subscription]
+            if self._client.is_connected:
+                await release(self._client, *open_)
+            for task in self._waiting:
+                task.cancel()
+            if self._client.is_connected:
+                await service.stop()
+
+    def _guarded(self, answer: Answer) -> Callable[[Request], Awaitable[None]]:
+        """A handler that answers errors as errors; whatever we did not foresee is logged and not leaked."""
+
+        async def handle(request: Request) -> None:
+            try:
+                wait = _at_least(request.data) - self._roster.revision
+                if wait <= 0:
+                    await request.respond(await answer(request))
+                else:
+                    self._answer_later(request, answer)
+            except RollcallError as error:
+                await _refuse(request, error)
+            except Exception:
+                log.exception("a question broke the answer", subject=request.subject)
+                await _refuse(request, Unavailable("the worker failed on this question; its log says why"))
+
+        return handle
+
+    def _answer_later(self, request: Request, answer: Answer) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("too many questions wait for newer revisions; try again")
+        task = asyncio.create_task(self._once_folded(request, answer), name=f"answer {request.subject} later")
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _once_folded(self, request: Request, answer: Answer) -> None:
+        wanted = _at_least(request.data)
+        try:
+            async with asyncio.timeout(AT_LEAST_WITHIN):
+                while self._roster.revision < wanted:
+                    await asyncio.sleep(0.005)
+            await request.respond(await answer(request))
+        except TimeoutError:
+            await _refuse(
+                request,
+                Unavailable(
+                    f"revision {wanted} was not folded within {AT_LEAST_WITHIN:.0f} s; this worker is at "
+                    f"{self._roster.revision}",
+                    revision=self._roster.revision,
+                    epoch=self._roster.epoch,
+                ),
+            )
+        except RollcallError as error:
+            await _refuse(request, error)
+
+    async def _discover(self, request: Request) -> bytes:
+        role = text(request.subject.rpartition(".")[2])
+        question = request.data
+        ready = self._answers.ready(role, question)
+        if ready is not None:
+            return ready
+        query = codec.decode(question, Query) if question else Query()
+        return self._answers.discover(role, query, question)
+
+    async def _list(self, request: Request) -> bytes:
+        query = codec.decode(request.data, Query) if request.data else Query()
+        return self._answers.everybody(query)
+
+    async def _get(self, request: Request) -> bytes:
+        id = text(request.subject.rpartition(".")[2])
+        place = self._roster.standing(id)
+        if place is None:
+            raise NotFound(f"no agent {id!r} is on the roll; register it first", **self._answers.signature())
+        entry = self._answers.entry(place)
+        return codec.splice(entry, {"epoch": self._roster.epoch, "worker": self._worker, "guard": None})
+
+    async def _history(self, request: Request) -> bytes:
+        id = text(request.subject.rpartition(".")[2])
+        query = codec.decode(request.data, HistoryQuery) if request.data else HistoryQuery()
+        await self._all_on_disk()
+        changes = await self._committer.call(self._committer.snapshot.history, id, _page_size(query.limit))
+        told, _ = self._fitting([_told(change) for change in reversed(changes)])
+        return self._answers.envelope(changes=told[::-1])
+
+    async def _since(self, request: Request) -> bytes:
+        query = codec.decode(request.data, SinceQuery) if request.data else SinceQuery()
+        await self._all_on_disk()
+        position = Position(query.epoch, query.revision)
+        horizon = await self._committer.call(self._committer.snapshot.horizon, query.epoch)
+        if query.epoch != self._roster.epoch or horizon is None or query.revision < horizon:
+            return self._too_old(query)
+        limit = _page_size(query.limit)
+        changes = await self._committer.call(self._committer.snapshot.since, position, limit)
+        wanted = [_told(change) for change in changes if not query.role or change.role == query.role]
+        told, cut = self._fitting(wanted)
+        upto = int(told[-1]["revision"]) if cut else changes[-1].revision if changes else self._roster.revision
+        more = cut or len(changes) == limit
+        return self._answers.envelope(changes=told, upto=upto, more=more, too_old=False)
+
+    def _too_old(self, query: SinceQuery) -> bytes:
+        """A snapshot in the place of changes: everybody of the role, page by page."""
+        whoever = Query(status=("all",), include=("all",), limit=_page_size(query.limit), cursor=query.cursor)
+        page = self._answers.discover(query.role, whoever, b"") if query.role else self._answers.everybody(whoever)
+        return codec.splice(page, {"too_old": True})
+
+    async def _tell(self, request: Request) -> bytes:
+        return codec.encode(self._info())
+
+    async def _all_on_disk(self) -> None:
+        """History is answered from disk; it must not be older than what memory already answers."""
+        newest = self._committer.newest
+        while self._committer.durable < newest:
+            await asyncio.sleep(0.002)
+
+    def _fitting(self, told: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+        """The first of `told` that one reply has room for, and whether some were left out."""
+        room = self._client.max_payload - 4096
+        for index, change in enumerate(told):
+            room -= len(codec.encode(change)) + 1
+            if room < 0:
+                return told[:index], True
+        return told, False
+
+
+class _AtLeast(Struct, frozen=True):
+    at_least: int | None = None
+
+
+def _at_least(question: bytes) -> int:
+    if b"at_least" not in question:
+        return 0
+    return codec.decode(question, _AtLeast).at_least or 0
+
+
+def _page_size(limit: int) -> int:
+    if not 1 <= limit <= limits.PAGE:
+        raise Invalid(f"limit {limit} is not between 1 and {limits.PAGE}")
+    return limit
+
+
+def _told(change: Change) -> dict[str, Any]:
+    """A change as it is answered; `at` is text there."""
+    return {
+        "kind": change.kind,
+        "revision": change.revision,
+        "epoch": change.epoch,
+        "at": timestamp(change.at),
+        "reason": change.reason,
+        "record": change.record,
+    }
+
+
+async def _refuse(request: Request, error: RollcallError) -> None:
+    headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
+    await request.respond(codec.encode_error(error), headers=headers)

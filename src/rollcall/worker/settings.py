@@ -1,0 +1,31 @@
+"""What a worker is told, once, at the door."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from rollcall.core import limits
+from rollcall.core.instants import Seconds
+
+
+class WorkerSettings(Struct, frozen=True, kw_only=True):
+    """Plain values for one worker of one realm.
+
+    `tombstone_ttl` is how long the roll remembers that an agent left; `history_rows` and `history_age` bound the
+    snapshot's changes; `replicas` is for streams that do not exist yet.
+    """
+
+    url: str
+    realm: str = "default"
+    name: str
+    snapshot: Path
+    nkey_seed: str = ""
+    replicas: int = 1
+    tombstone_ttl: Seconds = 3600.0
+    history_rows: int = 1_000_000
+    history_age: Seconds = 30 * 24 * 3600.0
+    max_agents: int = limits.AGENTS
+    max_roles: int = limits.ROLES
+
+    def __repr__(self) -> str:
+        return f"WorkerSettings(name={self.name!r}, realm={self.realm!r}, snapshot={str(self.snapshot)!r})"
