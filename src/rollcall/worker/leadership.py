@@ -246,7 +246,7 @@ class Leadership:
                 "leader": self._settings.name,
                 "guard": None,
                 "inbox": {"waiting": lead.waiting},
-                "roles": {name: role.revision for name, role in self._roster.roles.items() if role.members},
+                "roles": {name: role.revision for name, role in self._roster.roles.items()},
             }
         )
 

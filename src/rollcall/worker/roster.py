@@ -16,11 +16,12 @@ _SIGNS_OF_LIFE = frozenset({ChangeKind.REGISTERED, ChangeKind.RECOVERED})
 class Role:
     """The agents of one role, and the last revision that touched it."""
 
-    __slots__ = ("_in_order", "members", "revision")
+    __slots__ = ("_in_order", "members", "revision", "tombstones")
 
     def __init__(self) -> None:
         self.members: dict[str, Place] = {}
         self.revision = 0
+        self.tombstones = 0
         self._in_order: list[Place] | None = None
 
     def put(self, place: Place) -> None:
@@ -71,7 +72,7 @@ class Roster:
     def restore(self, place: Place, seen_at: Milliseconds | None) -> None:
         """Takes a place from the snapshot; its agent has a full ttl from now."""
         if place.gone:
-            self._tombstones[place.record.id] = place
+            self._bury(place)
             return
         self._put(place)
         lease = self._grant(place.record)
@@ -90,17 +91,17 @@ class Roster:
             self._remove(before)
         if place.gone:
             self._remove(place)
-            self._tombstones[change.id] = place
+            self._bury(place)
         else:
-            self._tombstones.pop(change.id, None)
             self._put(place)
+            self._unbury(change.id)
             self._lease_after(before, change)
         self._role(change.role).revision = change.revision
         return before
 
     def forget(self, id: str) -> None:
         """Drops what the roll no longer holds."""
-        self._tombstones.pop(id, None)
+        self._unbury(id)
         place = self._places.get(id)
         if place is not None:
             self._remove(place)
@@ -163,6 +164,21 @@ class Roster:
         self._places.pop(record.id, None)
         self._role(record.role).remove(record.id)
         self.leases.drop(key(record.role, record.id))
+
+    def _bury(self, place: Place) -> None:
+        self._unbury(place.record.id)
+        self._tombstones[place.record.id] = place
+        self._role(place.record.role).tombstones += 1
+
+    def _unbury(self, id: str) -> None:
+        """Ends a tombstone; a role of which nothing is left ends with it."""
+        place = self._tombstones.pop(id, None)
+        if place is None:
+            return
+        role = self._role(place.record.role)
+        role.tombstones -= 1
+        if not role.tombstones and not role.members:
+            del self.roles[place.record.role]
 
     def _role(self, name: str) -> Role:
         role = self.roles.get(name)

@@ -112,7 +112,7 @@ class Service:
 
         async def handle(request: Request) -> None:
             try:
-                wait = _at_least(request.data) - self._roster.revision
+                wait = _at_least(request.data, self._roster.epoch) - self._roster.revision
                 if wait <= 0:
                     await request.respond(await answer(request))
                 else:
@@ -133,7 +133,7 @@ class Service:
         task.add_done_callback(self._waiting.discard)
 
     async def _once_folded(self, request: Request, answer: Answer) -> None:
-        wanted = _at_least(request.data)
+        wanted = _at_least(request.data, self._roster.epoch)
         try:
             async with asyncio.timeout(AT_LEAST_WITHIN):
                 while self._roster.revision < wanted:
@@ -223,12 +223,15 @@ class Service:
 
 class _AtLeast(Struct, frozen=True):
     at_least: int | None = None
+    epoch: str = ""
 
 
-def _at_least(question: bytes) -> int:
+def _at_least(question: bytes, epoch: str) -> int:
+    """The revision that the answer must know; one of another roll says nothing about this one."""
     if b"at_least" not in question:
         return 0
-    return codec.decode(question, _AtLeast).at_least or 0
+    asked = codec.decode(question, _AtLeast)
+    return asked.at_least or 0 if asked.epoch in ("", epoch) else 0
 
 
 def _page_size(limit: int) -> int:

@@ -142,7 +142,7 @@ class Worker:
             "roles": {name: len(role.members) for name, role in sorted(self._roster.roles.items()) if role.members},
             "inbox": {"waiting": lead.waiting, "settled": lead.settled} if lead is not None else None,
             "beats": self._beats.count,
-            "server": str(self._client.connected_server_version),
+            "time": timestamp(self._clock.wall()),
             "started_at": timestamp(self._started),
             "snapshot": str(self._settings.snapshot),
         }

@@ -1,0 +1,249 @@
+"""Commands for agents: register, run, heartbeat, update, deregister."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import rollcall
+from rollcall import Health, Mode
+from rollcall.core import codec
+from rollcall.core.errors import Invalid, Misconfigured
+from rollcall.embedded.process import die_with_parent
+from rollcall.faces.cli.common import Json, Nats, Realm, bus, out, pairs, print_json, run, values
+
+app = typer.Typer()
+
+Role = Annotated[str, typer.Option("--role", help="What kind of agent.")]
+Id = Annotated[str, typer.Option("--id", help="Its id, one in the realm.")]
+Name = Annotated[str, typer.Option("--name", help="Its name for people; default its id.")]
+Capability = Annotated[list[str], typer.Option("--capability", "-c", help="What it can do; repeat for several.")]
+Endpoint = Annotated[list[str], typer.Option("--endpoint", metavar="K=URL", help="Where it is reached.")]
+Label = Annotated[list[str], typer.Option("--label", metavar="K=V", help="A label to select by.")]
+Metadata = Annotated[list[str], typer.Option("--metadata", metavar="K=V", help="Anything else; JSON or text.")]
+Pointer = Annotated[list[str], typer.Option("--pointer", metavar="K=PATH", help="A path or URL it points to.")]
+Ttl = Annotated[str, typer.Option("--ttl", help="Seconds without a beat until it is lost; 'none' for no lease.")]
+Address = Annotated[str, typer.Option("--address", help="Host, or host:port.")]
+Description = Annotated[str, typer.Option("--description", help="What it is, in a sentence.")]
+AgentVersion = Annotated[str, typer.Option("--version", help="Its own version.")]
+
+
+def _said(
+    name: str,
+    capability: list[str],
+    endpoint: list[str],
+    label: list[str],
+    metadata: list[str],
+    pointer: list[str],
+    ttl: str,
+    address: str,
+    description: str,
+    version: str,
+) -> dict[str, Any]:
+    """The fields of a record that options name; what was not given is left out."""
+    said: dict[str, Any] = {
+        "name": name,
+        "capabilities": capability,
+        "endpoints": pairs("endpoint", endpoint),
+        "labels": pairs("label", label),
+        "metadata": values("metadata", metadata),
+        "pointers": pairs("pointer", pointer),
+        "address": address,
+        "description": description,
+        "version": version,
+    }
+    said = {field: value for field, value in said.items() if value}
+    if ttl:
+        said["ttl"] = _ttl(ttl)
+    return said
+
+
+def _ttl(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise Invalid(f"--ttl {text!r} is neither seconds nor 'none'") from error
+
+
+@app.command()
+def register(
+    role: Role,
+    id: Id,
+    name: Name = "",
+    capability: Capability = [],
+    endpoint: Endpoint = [],
+    label: Label = [],
+    metadata: Metadata = [],
+    pointer: Pointer = [],
+    ttl: Ttl = "",
+    address: Address = "",
+    description: Description = "",
+    version: AgentVersion = "",
+    mode: Annotated[Mode, typer.Option("--mode", help="What it may take.")] = Mode.CLAIM,
+    registered_by: Annotated[str, typer.Option("--registered-by", help="Who says so.")] = "",
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Register an agent once. It must beat within its ttl, or have none.
+
+    Example: rollcall register --role worker --id w1 -c ocr --ttl none
+    """
+
+    async def main() -> None:
+        said = _said(name, capability, endpoint, label, metadata, pointer, ttl, address, description, version)
+        if registered_by:
+            said["registered_by"] = registered_by
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            entry = await registry.register(role, id, mode=mode, **said)
+        if json:
+            print_json(entry)
+        else:
+            out.print(f"registered {entry.role} {entry.id} at revision {entry.revision}", markup=False)
+
+    run(main())
+
+
+@app.command()
+def heartbeat(
+    role: Role,
+    id: Id,
+    health: Annotated[list[str], typer.Option("--health", metavar="K=V", help="Such as cpu_percent=12.5")] = [],
+    nats: Nats = None,
+    realm: Realm = "default",
+) -> None:
+    """Send one sign of life, with health if given. There is no answer.
+
+    Example: rollcall heartbeat --role worker --id w1 --health cpu_percent=12.5
+    """
+
+    async def main() -> None:
+        felt = codec.decode(codec.encode(values("health", health)), Health) if health else None
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            await registry.heartbeat(role, id, health=felt)
+
+    run(main())
+
+
+@app.command()
+def update(
+    role: Role,
+    id: Id,
+    set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="A field; JSON or text, null removes.")],
+    expected: Annotated[int | None, typer.Option("--expected", help="Only at this revision.")] = None,
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Change fields of a record.
+
+    Example: rollcall update --role worker --id w1 --set status=draining --set 'labels={"zone":"b"}'
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            entry = await registry.update(role, id, values("set", set_), expected=expected)
+        if json:
+            print_json(entry)
+        else:
+            out.print(f"updated {entry.role} {entry.id}, now at revision {entry.revision}", markup=False)
+
+    run(main())
+
+
+@app.command()
+def deregister(
+    role: Role,
+    id: Id,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.")] = "",
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Take an agent off the roll.
+
+    Example: rollcall deregister --role worker --id w1 --reason "scaled down"
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            entry = await registry.deregister(role, id, reason=reason)
+        if json:
+            print_json(entry)
+        else:
+            out.print(f"deregistered {entry.role} {entry.id} at revision {entry.revision}", markup=False)
+
+    run(main())
+
+
+@app.command(name="run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run_command(
+    context: typer.Context,
+    role: Role,
+    name: Annotated[str, typer.Option("--name", help="Its name; default that of the program.")] = "",
+    id: Annotated[str | None, typer.Option("--id", help="Its id; default made of its name.")] = None,
+    capability: Capability = [],
+    endpoint: Endpoint = [],
+    label: Label = [],
+    metadata: Metadata = [],
+    pointer: Pointer = [],
+    ttl: Ttl = "",
+    address: Address = "",
+    description: Description = "",
+    version: AgentVersion = "",
+    nats: Nats = None,
+    realm: Realm = "default",
+) -> None:
+    """Run any program as an agent: on the roll while it lives, off it when it ends.
+
+    Signals and the exit code pass through; a registry that is away never stops the program.
+
+    Example: rollcall run --role worker -c ocr -- python ocr.py --fast
+    """
+    if not context.args:
+        raise typer.BadParameter("give the program after --, as in: rollcall run --role worker -- sleep 60")
+    called = name or Path(context.args[0]).name
+    said = _said(called, capability, endpoint, label, metadata, pointer, ttl, address, description, version)
+
+    async def main() -> int:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            async with registry.agent(role, said.pop("name"), id=id, wait=False, **said) as agent:
+                told = {"ROLLCALL_AGENT_ID": agent.id, "ROLLCALL_ROLE": role, "ROLLCALL_REALM": realm}
+                return await _supervise(context.args, {**os.environ, **told, "ROLLCALL_NATS": bus(nats)})
+
+    raise typer.Exit(run(main()))
+
+
+_PASSED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
+
+
+async def _supervise(command: list[str], environment: dict[str, str]) -> int:
+    """Runs the program to its end, passes signals on, and returns its exit code; 128 + n for signal n."""
+    try:
+        child = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent(signal.SIGTERM))
+    except OSError as error:
+        raise Misconfigured(f"{command[0]!r} cannot be run: {error.strerror}") from error
+    loop = asyncio.get_running_loop()
+    for name in _PASSED:
+        number = getattr(signal, name, None)
+        # On a terminal Ctrl-C reaches the whole group, the program too; it must not get it twice.
+        forward = _ignore if number == signal.SIGINT and sys.stdin.isatty() else child.send_signal
+        if number is not None:
+            with suppress(NotImplementedError):
+                loop.add_signal_handler(number, forward, number)
+    code = await loop.run_in_executor(None, child.wait)
+    return code if code >= 0 else 128 - code
+
+
+def _ignore(_: int) -> None:
+    pass  # the program has the signal already
+
+

@@ -1,0 +1,52 @@
+"""The command `rollcall`: every subcommand in one place."""
+
+import logging
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from rollcall.core.errors import RollcallError
+from rollcall.faces.cli import agents, ask, demo, serve
+from rollcall.faces.cli.common import fail, set_up_logs
+
+app = typer.Typer(
+    name="rollcall",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The roll of living agents on a NATS bus: register, beat, leave; discover by role; watch every change.",
+    epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
+    pretty_exceptions_show_locals=False,
+)
+for part in (serve, demo, agents, ask):
+    app.registered_commands += part.app.registered_commands
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rollcall {version('rollcall-bus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Runs before every command."""
+    set_up_logs(logging.WARNING)
+
+
+def main() -> None:
+    """The entry point; a rollcall error outside a loop is one line, too."""
+    try:
+        app()
+    except RollcallError as error:
+        try:
+            fail(error)
+        except typer.Exit as ended:
+            raise SystemExit(ended.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Questions: who is there, what happened, how is the registry."""
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+import rollcall
+from rollcall import Position, Registry
+from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, pairs, print_json, run
+from rollcall.faces.cli.show import agents_table, change_line, changes_table, entry_table
+from rollcall.sdk.diagnosis import Finding, Verdict, diagnose
+
+app = typer.Typer()
+
+Capability = Annotated[list[str], typer.Option("--capability", "-c", help="Must have it; repeat for several.")]
+AnyOf = Annotated[list[str], typer.Option("--any-of", help="Must have at least one of these.")]
+LabelOption = Annotated[list[str], typer.Option("--label", metavar="K=V", help="Must carry this label.")]
+Version = Annotated[str, typer.Option("--version", help="A range such as '>=1.2,<2'.")]
+StatusOption = Annotated[list[str], typer.Option("--status", help="running, paused, ... or all.")]
+Include = Annotated[list[str], typer.Option("--include", help="suspect, stuck, lost, unknown, or all.")]
+
+
+@app.command()
+def ls(
+    role: Annotated[str | None, typer.Argument(help="Only this role.")] = None,
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """List every agent on the roll, whatever its state.
+
+    Example: rollcall ls worker --json
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            everybody = {"include": ["all"], "status": ["all"]}
+            page = await (registry.discover(role, **everybody) if role else registry.list(**everybody))
+        if json:
+            print_json(page)
+        elif page:
+            out.print(agents_table(page))
+        else:
+            err.print("nobody is on the roll" if role is None else f"no {role} is on the roll")
+
+    run(main())
+
+
+@app.command()
+def discover(
+    role: Annotated[str, typer.Argument(help="Which role is wanted.")],
+    capability: Capability = [],
+    any_of: AnyOf = [],
+    label: LabelOption = [],
+    version: Version = "",
+    status: StatusOption = [],
+    include: Include = [],
+    pick: Annotated[int | None, typer.Option("--pick", min=1, help="Only so many of them.")] = None,
+    by: Annotated[str, typer.Option("--by", help="How to pick: random, round_robin, least_loaded.")] = "random",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, max=1000, help="At most so many.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say of each candidate why it fits or not.")] = False,
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Find the running, live agents of a role. Exit code 1 when nobody fits.
+
+    Example: rollcall discover worker -c ocr --label zone=a --pick 1 --by least_loaded
+    """
+
+    async def main() -> int:
+        asked: dict[str, Any] = {"capabilities": capability, "any_of": any_of, "labels": pairs("label", label)}
+        asked |= {"version": version, "include": include, "explain": explain}
+        if status:
+            asked["status"] = status
+        if pick is not None:
+            asked |= {"pick": pick, "by": by}
+        if limit is not None:
+            asked["limit"] = limit
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            page = await registry.discover(role, **asked)
+        if json:
+            print_json(page)
+        else:
+            _show_found(role, page)
+        return 0 if page else NO
+
+    raise typer.Exit(run(main()))
+
+
+def _show_found(role: str, page: rollcall.Page) -> None:
+    if page:
+        out.print(agents_table(page))
+    else:
+        err.print(f"no {role} fits (revision {page.revision}, asked {page.worker})")
+    if page.explained:
+        table = Table("ID", "KEPT", "WHY", box=None, pad_edge=False, header_style="bold")
+        for one in page.explained:
+            table.add_row(Text(one["id"]), "yes" if one["kept"] else "no", Text(one["why"]))
+        out.print()
+        out.print(table)
+
+
+@app.command()
+def get(
+    id: Annotated[str, typer.Argument(help="The agent's id.")],
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Show one agent, to the moment.
+
+    Example: rollcall get billing-1
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            entry = await registry.get(id)
+        if json:
+            print_json(entry)
+        else:
+            out.print(entry_table(entry))
+
+    run(main())
+
+
+@app.command()
+def history(
+    id: Annotated[str, typer.Argument(help="The agent's id; it may be gone.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The newest so many.")] = 100,
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Show what happened to one agent, oldest first.
+
+    Example: rollcall history billing-1
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            changes = await registry.history(id, limit=limit)
+        if json:
+            print_json({"changes": changes})
+        elif changes:
+            out.print(changes_table(changes))
+        else:
+            err.print(f"nothing is known of {id!r}")
+
+    run(main())
+
+
+@app.command()
+def since(
+    revision: Annotated[int, typer.Argument(min=0, help="Changes after this revision.")],
+    epoch: Annotated[str, typer.Option("--epoch", help="Of which roll; default the present one.")] = "",
+    role: Annotated[str, typer.Option("--role", help="Only this role.")] = "",
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Show what changed after a revision; the agents as they are, when that is too long ago.
+
+    Example: rollcall since 120 --role worker
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            which = epoch or (await registry.info())["epoch"]
+            answer = await registry.since(Position(which, revision), role=role)
+        if json:
+            print_json(answer)
+        elif answer.too_old:
+            err.print("that is too long ago to say what changed; the agents as they are:")
+            out.print(agents_table(answer.agents))
+        else:
+            out.print(changes_table(answer.changes))
+            if answer.more:
+                err.print(f"there is more: rollcall since {answer.upto}")
+
+    run(main())
+
+
+@app.command()
+def watch(
+    role: Annotated[str | None, typer.Argument(help="Only this role.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many changes.")] = None,
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Show every change as it happens, until Ctrl-C.
+
+    Example: rollcall watch worker --json | jq .record.id
+    """
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry, registry.watch(role) as changes:
+            if not json:
+                err.print(f"[dim]watching {role or 'every role'} from revision {changes.position.revision}[/]")
+            told = 0
+            async for change in changes:
+                if json:
+                    print_json(change)
+                else:
+                    out.print(change_line(change))
+                told += 1
+                if told == count:
+                    return
+
+    run(main())
+
+
+@app.command()
+def info(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
+    """Show the state of the registry, as one worker sees it."""
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            told = await registry.info()
+        if json:
+            print_json(told)
+            return
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in told.items():
+            shown = " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            table.add_row(name, Text(shown))
+        out.print(table)
+
+    run(main())
+
+
+@app.command()
+def doctor(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
+    """Check server, streams, workers, leader, commands, broadcast and clock; say how to mend what is wrong.
+
+    Exit code 1 when something is broken.
+    """
+
+    async def main() -> int:
+        findings: list[Finding] = []
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            findings = await _examine(registry, json)
+        if json:
+            print_json({"findings": findings})
+        return NO if any(finding.verdict is Verdict.BROKEN for finding in findings) else 0
+
+    raise typer.Exit(run(main()))
+
+
+_MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.WARNING: "[yellow]warning[/]", Verdict.BROKEN: "[red]broken[/] "}
+
+
+async def _examine(registry: Registry, quiet: bool) -> list[Finding]:
+    findings = []
+    async for finding in diagnose(registry):
+        findings.append(finding)
+        if quiet:
+            continue
+        out.print(f"{_MARKS[finding.verdict]}  [bold]{finding.check:<10}[/]", end=" ")
+        out.print(finding.found, markup=False)
+        if finding.mend:
+            out.print(f"{'':21}-> {finding.mend}", markup=False)
+        await asyncio.sleep(0)
+    return findings

@@ -1,0 +1,197 @@
+"""What every command shares: options, running, errors, exit codes.
+
+====  ==========================================================
+exit  means
+====  ==========================================================
+0     done
+1     the answer is no: nobody fits, or something is not well
+2     wrong usage or invalid input
+3     no such agent
+4     refused: conflict, denied, unauthorized
+5     nobody could be asked, or the registry is busy
+6     the set-up is wrong
+130   interrupted
+====  ==========================================================
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+
+from rollcall.core.errors import (
+    Busy,
+    Conflict,
+    Denied,
+    Invalid,
+    Misconfigured,
+    NotFound,
+    RollcallError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from rollcall.faces.cli.settings import default_data_dir
+
+if sys.platform != "win32":
+    import uvloop
+
+T = TypeVar("T")
+
+NO = 1
+INTERRUPTED = 130
+
+_EXITS: dict[type[RollcallError], int] = {
+    Invalid: 2,
+    TooLarge: 2,
+    NotFound: 3,
+    Conflict: 4,
+    Denied: 4,
+    Unauthorized: 4,
+    Unavailable: 5,
+    Busy: 5,
+    Misconfigured: 6,
+}
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+Nats = Annotated[
+    str | None,
+    typer.Option("--nats", envvar="ROLLCALL_NATS", metavar="URL", help="The bus. Default: the local `rollcall up`."),
+]
+Realm = Annotated[str, typer.Option("--realm", envvar="ROLLCALL_REALM", help="The registry on that bus.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def bus(nats: str | None) -> str:
+    """The address of the bus: what was given, or where the local `up` serves, or the usual port."""
+    if nats:
+        return nats
+    with suppress(OSError, ValueError, KeyError):
+        return str(json.loads(address_file(default_data_dir()).read_text())["nats"])
+    return "nats://127.0.0.1:4222"
+
+
+def address_file(data_dir: Path) -> Path:
+    """Where `rollcall up` leaves its address for commands on the same machine."""
+    return data_dir / "address.json"
+
+
+def run(main: Coroutine[Any, Any, T], *, endless: bool = False) -> T:
+    """Runs a command; SIGTERM ends it as Ctrl-C does, and errors become one line and an exit code.
+
+    An `endless` command, such as a server, is done when it is interrupted.
+    """
+    try:
+        return _runner(_interruptible(main))
+    except RollcallError as error:
+        fail(error)
+    except BaseExceptionGroup as group:
+        ours, others = group.split(RollcallError)
+        if ours is None or others is not None:
+            raise
+        fail(_first(ours))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(0 if endless else INTERRUPTED) from None
+
+
+def _runner(main: Coroutine[Any, Any, T]) -> T:
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+async def _interruptible(main: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(main)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, task.cancel)
+    return await task
+
+
+def _first(group: BaseExceptionGroup[RollcallError]) -> RollcallError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def fail(error: RollcallError) -> NoReturn:
+    """Ends the command with one line on stderr and the exit code of the error."""
+    err.print(f"[bold red]rollcall:[/] {error.code}:", end=" ")
+    err.print(error.message, markup=False)
+    raise typer.Exit(next((code for kind, code in _EXITS.items() if isinstance(error, kind)), NO))
+
+
+async def forever() -> None:
+    """Waits until the command is interrupted, or a part of it falls."""
+    await asyncio.Event().wait()
+
+
+def print_json(value: Any) -> None:  # Any: whatever has a JSON form
+    """One JSON document on stdout, readable on a terminal, one line elsewhere."""
+    data = msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        data = msgspec.json.format(data, indent=2)
+    sys.stdout.write(data.decode() + "\n")
+    sys.stdout.flush()
+
+
+def set_up_logs(level: int) -> None:
+    """Logs go to stderr: readable, or JSON with ``ROLLCALL_LOG_FORMAT=json``."""
+    render: structlog.typing.Processor
+    if os.environ.get("ROLLCALL_LOG_FORMAT", "console") == "json":
+        render = structlog.processors.JSONRenderer()
+    else:
+        render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def pairs(what: str, given: list[str]) -> dict[str, str]:
+    """``["a=1", "b=2"]`` as a mapping.
+
+    Raises:
+        Invalid: one has no ``=``.
+    """
+    result = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise Invalid(f"--{what} {one!r} is not name=value")
+        result[name] = value
+    return result
+
+
+def values(what: str, given: list[str]) -> dict[str, Any]:
+    """As `pairs`, each value read as JSON where it is JSON, as text elsewhere."""
+    return {name: _json_or_text(value) for name, value in pairs(what, given).items()}
+
+
+def _json_or_text(text: str) -> Any:  # Any: whatever JSON can hold
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -1,0 +1,1 @@
+"""The agent's side: register, beat, discover, watch, mirror."""

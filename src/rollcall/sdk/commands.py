@@ -1,0 +1,175 @@
+"""Sending commands and hearing what became of them.
+
+One subscription hears every outcome of this client; each command is named, so outcomes find their command. The
+server's own word that a command is queued is heard too: it tells at once when nobody takes commands in.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from rollcall.bus import headers as h
+from rollcall.bus.subjects import Subjects
+from rollcall.core import codec
+from rollcall.core.errors import Busy, RollcallError, Unavailable
+from rollcall.core.instants import Seconds
+from rollcall.core.records import Entry
+
+TIMEOUT: Seconds = 5.0
+WINDOW = 1024
+"""Commands of one bulk call that are on their way at once."""
+
+_STORE_FULL = (10047, 10077, 10023)
+
+
+class Outgoing(Struct, frozen=True):
+    """One command, ready to send. `key` is ``<role>.<id>`` in tokens."""
+
+    verb: str
+    key: str
+    body: bytes
+    headers: dict[str, str] = {}
+
+
+class Commands:
+    """The commands of one client of a realm."""
+
+    def __init__(self, client: Client, subjects: Subjects) -> None:
+        self._client = client
+        self._subjects = subjects
+        self._token = secrets.token_hex(12)
+        self._inbox = client.new_inbox()
+        self._waiting: dict[str, asyncio.Future[Entry]] = {}
+        self._next = 0
+        self._epoch = ""
+        self._revision = 0
+
+    def seen(self) -> dict[str, Any]:
+        """The newest revision that an outcome told, as members of a question that must not be answered from before."""
+        return {"at_least": self._revision, "epoch": self._epoch} if self._revision else {}
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["Commands"]:
+        """Listens for outcomes while the block runs."""
+        unlimited = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
+        await self._client.subscribe(self._subjects.outcome(self._token, ">"), cb=self._on_outcome, **unlimited)
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_queued, **unlimited)
+        try:
+            yield self
+        finally:
+            for future in self._waiting.values():
+                future.cancel()
+
+    async def send(self, command: Outgoing, *, timeout: Seconds = TIMEOUT) -> Entry:
+        """Sends one command and waits for its outcome: the entry as the registry has it now.
+
+        Raises:
+            RollcallError: the registry refused it.
+            Unavailable: nobody answered within `timeout`; the command may still happen.
+        """
+        name, future = await self._publish(command)
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError as error:
+            raise _silence(command, timeout) from error
+        finally:
+            self._waiting.pop(name, None)
+
+    async def send_many(
+        self, commands: Iterable[Outgoing], *, timeout: Seconds = TIMEOUT
+    ) -> Sequence[Entry | RollcallError]:
+        """Sends many commands, a window of them at once; each has its own outcome, in the order given."""
+        outcomes: list[Entry | RollcallError] = []
+        flying: list[tuple[Outgoing, str, asyncio.Future[Entry]]] = []
+        for command in commands:
+            flying.append((command, *await self._publish(command)))
+            if len(flying) >= WINDOW:
+                # Half of the window lands while the other half stays on its way.
+                outcomes += [await self._landed(*one, timeout) for one in flying[: WINDOW // 2]]
+                del flying[: WINDOW // 2]
+        return outcomes + [await self._landed(*one, timeout) for one in flying]
+
+    async def _landed(
+        self, command: Outgoing, name: str, future: asyncio.Future[Entry], timeout: Seconds
+    ) -> Entry | RollcallError:
+        try:
+            if future.done():
+                return future.result()
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            return _silence(command, timeout)
+        except RollcallError as error:
+            return error
+        finally:
+            self._waiting.pop(name, None)
+
+    async def _publish(self, command: Outgoing) -> tuple[str, asyncio.Future[Entry]]:
+        self._next += 1
+        name = str(self._next)
+        future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        self._waiting[name] = future
+        try:
+            await self._client.publish(
+                self._subjects.command(command.verb, command.key),
+                command.body,
+                reply=f"{self._inbox}.{name}",
+                headers={h.CLIENT: self._token, h.COMMAND: name, **command.headers},
+            )
+        except NatsError as error:
+            del self._waiting[name]
+            raise Unavailable(f"the bus does not take commands now: {error}; try again") from error
+        return name, future
+
+    async def _on_outcome(self, message: Msg) -> None:
+        headers = message.headers or {}
+        future = self._waiting.get(headers.get(h.COMMAND, ""))
+        if future is None or future.done():
+            return
+        try:
+            if h.ERROR_CODE in headers:
+                future.set_exception(codec.decode_error(codec.decode_object(message.data)))
+            else:
+                entry = codec.decode(message.data, Entry)
+                self._see(headers.get(h.EPOCH, ""), entry.revision)
+                future.set_result(entry)
+        except RollcallError as error:
+            future.set_exception(error)
+
+    def _see(self, epoch: str, revision: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._revision = epoch, revision
+        self._revision = max(self._revision, revision)
+
+    async def _on_queued(self, message: Msg) -> None:
+        """The server's word that a command waits in the inbox; only a refusal matters."""
+        error = _refusal(message)
+        future = self._waiting.get(message.subject.rpartition(".")[2])
+        if error is not None and future is not None and not future.done():
+            future.set_exception(error)
+
+
+def _refusal(message: Msg) -> RollcallError | None:
+    if message.headers and h.STATUS in message.headers:
+        return Unavailable("no registry takes commands in this realm; is a worker running, and the realm right?")
+    if b'"error"' not in message.data:
+        return None
+    error: dict[str, Any] = json.loads(message.data).get("error") or {}
+    if error.get("err_code") in _STORE_FULL:
+        return Busy("the inbox is full; wait until the workers have caught up, then try again")
+    return Unavailable(f"the inbox refused the command: {error.get('description')}")
+
+
+def _silence(command: Outgoing, timeout: Seconds) -> Unavailable:
+    return Unavailable(
+        f"{command.verb} {command.key} was not answered within {timeout:g} s; it may still happen: ask before you repeat it"
+    )

@@ -1,0 +1,434 @@
+"""The registry, as a program sees it."""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+import nats.errors
+from msgspec import Struct, structs
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from rollcall.bus import headers as h
+from rollcall.bus.connection import FIRST_CONNECT, barrier, connected
+from rollcall.bus.subjects import Subjects, key, token
+from rollcall.core import codec
+from rollcall.core.commands import Mode
+from rollcall.core.errors import RollcallError, Unavailable
+from rollcall.core.instants import Seconds, instant
+from rollcall.core.names import checked_name
+from rollcall.core.query import By, Query
+from rollcall.core.records import Change, ChangeKind, Entry, Health, Profile, Record
+from rollcall.sdk.agent import Agent
+from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
+from rollcall.sdk.mirror import Mirror
+from rollcall.sdk.pulse import Pulse
+from rollcall.sdk.watch import Position, Watch
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+
+T = TypeVar("T")
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """Agents, and who said so: which worker, having folded which revision of which roll.
+
+    It can be used as the sequence of its agents. `next` is the cursor of the next page, None on the last one.
+    """
+
+    agents: tuple[Entry, ...] = ()
+    count: int = 0
+    next: str | None = None
+    epoch: str = ""
+    revision: int = 0
+    worker: str = ""
+    guard: Any = None  # what the guard says of itself, in words and numbers
+    explained: tuple[dict[str, Any], ...] = ()
+    not_modified: bool = False
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.agents)
+
+    def __len__(self) -> int:
+        return len(self.agents)
+
+    def __getitem__(self, index: int) -> Entry:
+        return self.agents[index]
+
+
+class RollCall(Struct, frozen=True):
+    """A call to announce oneself again within `window` seconds."""
+
+    window: Seconds = 1.0
+
+
+class _Told(Struct, frozen=True):
+    kind: ChangeKind
+    revision: int
+    epoch: str
+    at: str
+    record: Record
+    reason: str = ""
+
+    def change(self) -> Change:
+        return Change(
+            kind=self.kind,
+            record=self.record,
+            revision=self.revision,
+            epoch=self.epoch,
+            at=instant(self.at),
+            reason=self.reason,
+        )
+
+
+class Changes(Struct, frozen=True, kw_only=True):
+    """Changes after a revision, or, when that is `too_old`, the agents as they are."""
+
+    told: tuple[_Told, ...] = msgspec.field(default=(), name="changes")
+    agents: tuple[Entry, ...] = ()
+    next: str | None = None
+    too_old: bool = False
+    upto: int = 0
+    more: bool = False
+    epoch: str = ""
+    revision: int = 0
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes, in the order of the roll."""
+        return [told.change() for told in self.told]
+
+
+_page = msgspec.json.Decoder(Page)
+
+
+def connect(
+    url: str | None = None, *, realm: str | None = None, timeout: Seconds = FIRST_CONNECT, name: str = ""
+) -> AbstractAsyncContextManager["Registry"]:
+    """The registry of `realm` on the bus at `url`, for an ``async with`` block.
+
+    Without `url` it is ``ROLLCALL_NATS`` or the local ``rollcall up``; without `realm`, ``ROLLCALL_REALM`` or
+    ``default``. The connection comes back by itself for ever; only the first one has a `timeout`.
+
+    Raises on entry:
+        Unavailable: no server let us in within `timeout`.
+        Invalid: the realm has no valid name.
+    """
+    return _connected(
+        url or os.environ.get("ROLLCALL_NATS") or DEFAULT_URL,
+        realm or os.environ.get("ROLLCALL_REALM") or "default",
+        timeout,
+        name,
+    )
+
+
+@asynccontextmanager
+async def _connected(url: str, realm: str, timeout: Seconds, name: str) -> AsyncIterator["Registry"]:
+    subjects = Subjects(realm)
+    async with connected(url, name=name or f"rollcall:{realm}:client:{socket.gethostname()}", timeout=timeout) as client:
+        commands = Commands(client, subjects)
+        async with commands.opened():
+            registry = Registry(client, subjects, commands, url=url)
+            await registry.listen()
+            await barrier(client)
+            try:
+                yield registry
+            finally:
+                await registry.close()
+
+
+class Registry:
+    """What a program can ask and tell. Made by `connect`; one per process is enough.
+
+    Every method that asks raises `Unavailable` when nobody answers: that is never the same as an empty answer.
+    """
+
+    def __init__(self, client: Client, subjects: Subjects, commands: Commands, *, url: str) -> None:
+        self._client = client
+        self._subjects = subjects
+        self._commands = commands
+        self.host = token(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"[:64])
+        """By this token one beat of this process counts for all its agents."""
+        self._pulse = Pulse(url, subjects, host=self.host)
+        self._open: set[Watch] = set()
+        self._agents: set[Agent] = set()
+
+    @property
+    def realm(self) -> str:
+        """The realm that is asked."""
+        return self._subjects.realm
+
+    @property
+    def bus(self) -> tuple[Client, Subjects]:
+        """The connection and the subject names, for the parts of the SDK."""
+        return self._client, self._subjects
+
+    @property
+    def url(self) -> str:
+        """Where the bus is."""
+        return str(self._client.connected_url.geturl()) if self._client.connected_url is not None else ""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus is there at this moment."""
+        return bool(self._client.is_connected)
+
+    def agent(
+        self,
+        role: str,
+        name: str,
+        *,
+        id: str | None = None,
+        mode: Mode = Mode.CLAIM,
+        wait: bool = True,
+        **said: Any,
+    ) -> Agent:
+        """An agent of this process, for an ``async with`` block: it registers, beats, and deregisters at the end.
+
+        Without `id` it gets a fresh one made of its name. `said` are further fields of a record, such as
+        ``capabilities``, ``endpoints``, ``labels``, ``ttl``. With `wait` false, entering never waits for the
+        registry: the agent registers as soon as that is there.
+
+        Raises:
+            Invalid: a field has a wrong type or is beyond a limit.
+        """
+        fresh = f"{name[:100]}-{secrets.token_hex(4)}"
+        profile = self._profile(role, fresh if id is None else id, {"name": name, "incarnation": now_ms(), **said})
+        return Agent(self, self._pulse, profile, mode=mode, wait=wait)
+
+    async def register(
+        self, role: str, id: str, *, mode: Mode = Mode.CLAIM, timeout: Seconds = TIMEOUT, **said: Any
+    ) -> Entry:
+        """Registers an agent that beats by other means, or never; returns its entry.
+
+        Raises:
+            Conflict: somebody else holds the id; ``details["holder"]`` says who.
+            Denied: it belongs to another owner.
+            Invalid: a field has a wrong type or is beyond a limit.
+        """
+        profile = self._profile(role, id, {"name": id, "incarnation": now_ms(), **said})
+        return await self.announce(profile, mode, timeout=timeout)
+
+    async def announce(self, profile: Profile, mode: Mode, *, timeout: Seconds = TIMEOUT) -> Entry:
+        """Registers a whole profile; returns its entry."""
+        return await self._commands.send(registration(profile, mode), timeout=timeout)
+
+    async def register_many(
+        self, agents: Iterable[Mapping[str, Any]], *, mode: Mode = Mode.CLAIM, timeout: Seconds = TIMEOUT
+    ) -> Sequence[Entry | RollcallError]:
+        """Registers many agents at once; each mapping holds the fields of a record, ``role`` and ``id`` among them.
+
+        The outcomes come in the order given: an entry, or the error that refused this one.
+        """
+        started = now_ms()
+        outgoing = (
+            registration(
+                self._profile(agent["role"], agent["id"], {"name": agent["id"], "incarnation": started, **agent}), mode
+            )
+            for agent in agents
+        )
+        return await self._commands.send_many(outgoing, timeout=timeout)
+
+    async def update(
+        self,
+        role: str,
+        id: str,
+        patch: Mapping[str, Any],
+        *,
+        expected: int | None = None,
+        incarnation: int = 0,
+        beat: bool = False,
+        timeout: Seconds = TIMEOUT,
+    ) -> Entry:
+        """Merges `patch` into a record (RFC 7396: a member that is null is taken away); returns the new entry.
+
+        With `expected` it happens only at that revision; with `incarnation` only in that life of the agent; `beat`
+        renews the lease too.
+
+        Raises:
+            NotFound: no such agent.
+            Conflict: another revision or another life stands there.
+            Invalid: a member is fixed, has a wrong type, or is beyond a limit.
+        """
+        headers = {}
+        if expected is not None:
+            headers[h.EXPECTED_REVISION] = str(expected)
+        if incarnation:
+            headers[h.INCARNATION] = str(incarnation)
+        if beat:
+            headers[h.BEAT] = "1"
+        command = Outgoing("update", checked_key(role, id), codec.encode(dict(patch)), headers)
+        return await self._commands.send(command, timeout=timeout)
+
+    async def deregister(
+        self, role: str, id: str, *, reason: str = "", incarnation: int = 0, timeout: Seconds = TIMEOUT
+    ) -> Entry:
+        """Takes an agent off the roll; returns its last entry.
+
+        Raises:
+            NotFound: no such agent.
+            Conflict: another life stands there than `incarnation`.
+        """
+        headers = {h.INCARNATION: str(incarnation)} if incarnation else {}
+        body = codec.encode({"reason": reason}) if reason else b""
+        command = Outgoing("deregister", checked_key(role, id), body, headers)
+        return await self._commands.send(command, timeout=timeout)
+
+    async def heartbeat(self, role: str, id: str, *, incarnation: int = 0, health: Health | None = None) -> None:
+        """One sign of life for an agent. There is no answer; an unknown agent's beat changes nothing."""
+        said = structs.asdict(health) if health is not None else {}
+        body = {name: value for name, value in said.items() if value not in (None, "", {})}
+        if incarnation:
+            body["incarnation"] = incarnation
+        await self._client.publish(
+            self._subjects.heartbeat(checked_key(role, id)), codec.encode(body) if body else b""
+        )
+
+    async def discover(self, role: str, *, timeout: Seconds = TIMEOUT, **asked: Any) -> Page:
+        """The agents of a role that fit, all of them unless a ``limit`` is asked; see `Query` for what can be asked.
+
+        Without ``include`` and ``status`` these are the running ones that are live.
+
+        Raises:
+            Unavailable: nobody answered.
+            Invalid: the question means nothing.
+        """
+        return await self._pages(self._subjects.discover(token(checked_name("role", role))), asked, timeout)
+
+    async def pick(
+        self, role: str, count: int = 1, *, by: By | str = By.RANDOM, timeout: Seconds = TIMEOUT, **asked: Any
+    ) -> Page:
+        """At most `count` agents that fit: ``random``, ``round_robin`` or ``least_loaded``."""
+        return await self.discover(role, timeout=timeout, pick=count, by=by, **asked)
+
+    async def list(self, *, timeout: Seconds = TIMEOUT, **asked: Any) -> Page:
+        """The agents of all roles that fit, whatever their liveness and status unless asked otherwise."""
+        return await self._pages(self._subjects.list, {"include": ["all"], "status": ["all"], **asked}, timeout)
+
+    async def get(self, id: str, *, timeout: Seconds = TIMEOUT) -> Entry:
+        """One agent, to the moment.
+
+        Raises:
+            NotFound: no such agent.
+        """
+        subject = self._subjects.get(token(checked_name("id", id)))
+        return codec.decode(await self._ask(subject, codec.encode(self._commands.seen()), timeout), Entry)
+
+    async def history(self, id: str, *, limit: int = 100, timeout: Seconds = TIMEOUT) -> Sequence[Change]:
+        """The newest changes of one agent, oldest first; those of agents that are gone, too."""
+        subject = self._subjects.history(token(checked_name("id", id)))
+        return codec.decode(await self._ask(subject, codec.encode({"limit": limit}), timeout), Changes).changes
+
+    async def since(
+        self,
+        position: Position,
+        *,
+        role: str = "",
+        limit: int = 1000,
+        cursor: str = "",
+        timeout: Seconds = TIMEOUT,
+    ) -> Changes:
+        """What changed after a position; when that is too old to say, the agents as they are instead."""
+        body = {
+            "epoch": position.epoch,
+            "revision": position.revision,
+            "role": role,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        return codec.decode(await self._ask(self._subjects.since, codec.encode(body), timeout), Changes)
+
+    async def info(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """The state of the registry, as one worker sees it."""
+        return codec.decode_object(await self._ask(self._subjects.info, b"", timeout))
+
+    def watch(self, role: str | None = None, *, since: Position | None = None) -> Watch:
+        """Every change of a role (None: of all roles) from now on, or after `since`; see `Watch`."""
+        return Watch(self._client, self._subjects, self, role, since=since, registered=self._open)
+
+    def mirror(self, role: str | None = None) -> Mirror:
+        """A local replica of a role (None: of all roles), for an ``async with`` block; see `Mirror`."""
+        return Mirror(self._client, self._subjects, self.watch(role), role)
+
+    def join(self, agent: Agent) -> None:
+        """An agent of this process that answers roll calls from now on."""
+        self._agents.add(agent)
+
+    def part(self, agent: Agent) -> None:
+        """An agent that answers no more."""
+        self._agents.discard(agent)
+
+    async def listen(self) -> None:
+        """Hears roll calls; called at the start of the ``async with`` block."""
+        await self._client.subscribe(self._subjects.roll_call, cb=self._on_roll_call)
+
+    async def close(self) -> None:
+        """Ends the watches and the beats of this process; called at the end of the ``async with`` block."""
+        for watch in list(self._open):
+            await watch.close()
+        await self._pulse.close()
+
+    async def _on_roll_call(self, message: Msg) -> None:
+        call = codec.decode(message.data, RollCall) if message.data else RollCall()
+        for agent in self._agents:
+            agent.answer_roll_call(call.window)
+
+    def _profile(self, role: str, id: str, said: dict[str, Any]) -> Profile:
+        checked_key(role, id)
+        return codec.as_profile({**said, "role": role, "id": id})
+
+    async def _pages(self, subject: str, asked: dict[str, Any], timeout: Seconds) -> Page:
+        # Whoever was told that something happened sees it in the next answer, whichever worker gives that.
+        question: dict[str, Any] = {**self._commands.seen(), **asked}
+        page = _decode_page(await self._ask(subject, codec.encode(question), timeout))
+        if page.next is None or "limit" in asked:
+            return page
+        agents = list(page.agents)
+        while page.next is not None:
+            page = _decode_page(await self._ask(subject, codec.encode({**question, "cursor": page.next}), timeout))
+            agents += page.agents
+        return structs.replace(page, agents=tuple(agents), count=len(agents))
+
+    async def _ask(self, subject: str, body: bytes, timeout: Seconds) -> bytes:
+        try:
+            reply = await self._client.request(subject, body, timeout=timeout)
+        except nats.errors.NoRespondersError as error:
+            raise Unavailable(
+                f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"
+            ) from error
+        except (TimeoutError, nats.errors.Error) as error:
+            raise Unavailable(
+                f"nobody answered {subject} within {timeout:g} s ({type(error).__name__}); that says nothing about the agents"
+            ) from error
+        if reply.headers and h.ERROR_CODE in reply.headers:
+            raise codec.decode_error(codec.decode_object(reply.data))
+        return bytes(reply.data)
+
+
+def registration(profile: Profile, mode: Mode) -> Outgoing:
+    """The command that registers `profile`."""
+    headers = {h.MODE: str(mode)} if mode is not Mode.CLAIM else {}
+    return Outgoing("register", key(profile.role, profile.id), codec.encode(profile), headers)
+
+
+def checked_key(role: str, id: str) -> str:
+    """The key of an agent whose role and id are checked.
+
+    Raises:
+        Invalid: one of them cannot name anything.
+    """
+    return key(checked_name("role", role), checked_name("id", id))
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970: the incarnation of whatever starts now."""
+    return time.time_ns() // 1_000_000
+
+
+def _decode_page(data: bytes) -> Page:
+    return _page.decode(data)

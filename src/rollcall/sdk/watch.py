@@ -1,0 +1,319 @@
+"""Every change, once, in order, without gaps; for any number of watchers.
+
+Listening starts before asking, so nothing falls between the two. A change is dropped when the answer knew it already.
+The beacon's revision of the role, and every reconnect, show whether something was missed; then the registry is asked
+what changed since. When that is too old to say, or the roll was replaced, the agents as they are are compared with
+the agents as they were known, and the difference is told as changes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from rollcall.bus.connection import barrier
+from rollcall.bus.roll import read_broadcast
+from rollcall.bus.subjects import Subjects, token
+from rollcall.core import codec
+from rollcall.core.errors import RollcallError, Unavailable
+from rollcall.core.instants import Seconds, instant
+from rollcall.core.names import checked_name
+from rollcall.core.records import Change, ChangeKind, Entry, Record
+
+STALE_AFTER: Seconds = 5.0
+"""Two beacons and a half without one: the registry cannot be heard."""
+
+MISSED_AFTER: Seconds = 0.2
+"""How long a change that the beacon names may still be on its way."""
+
+ASK_AGAIN: Seconds = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Position(Struct, frozen=True):
+    """A place in a roll; `epoch` says which roll. Empty: from now on."""
+
+    epoch: str = ""
+    revision: int = 0
+
+
+class View(StrEnum):
+    """What a watcher may believe of what it holds."""
+
+    UNPOPULATED = "unpopulated"
+    CURRENT = "current"
+    STALE = "stale"
+
+
+class Answered(Protocol):
+    """An answer to `since`."""
+
+    @property
+    def changes(self) -> list[Change]: ...
+    @property
+    def agents(self) -> tuple[Entry, ...]: ...
+    @property
+    def next(self) -> str | None: ...
+    @property
+    def too_old(self) -> bool: ...
+    @property
+    def upto(self) -> int: ...
+    @property
+    def more(self) -> bool: ...
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+
+
+class Asker(Protocol):
+    """What a watch needs of the registry."""
+
+    async def since(self, position: Position, *, role: str = ..., cursor: str = ...) -> Answered: ...
+
+
+class _Beacon(Struct, frozen=True):
+    epoch: str = ""
+    revision: int = 0
+    roles: dict[str, int] = {}
+
+
+class Watch:
+    """An asynchronous iterator of changes. `position` may be kept and given to the next watch to resume.
+
+    `state` says what to believe: a watch that cannot hear the registry is stale, and never says that all are gone.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        subjects: Subjects,
+        asker: Asker,
+        role: str | None,
+        *,
+        since: Position | None,
+        registered: "set[Watch]",
+    ) -> None:
+        self._client = client
+        self._subjects = subjects
+        self._asker = asker
+        self._role = checked_name("role", role) if role is not None else ""
+        self._registered = registered
+        self._subscriptions: list[Subscription] = []
+        self._heard: asyncio.Queue[Change | _Beacon | None] = asyncio.Queue()
+        self._ready: list[Change] = []
+        self._known: dict[str, Entry | Record] = {}
+        self._wanted = since
+        self._opened = False
+        self._closed = False
+        self._beacon_at: Seconds | None = None
+        self._reconnects = 0
+        self.position = since or Position()
+        self.reason = ""
+        """Why the view had to be made anew last, in words; empty when it never had."""
+
+    @property
+    def state(self) -> View:
+        """What to believe of what this watch has told."""
+        if not self._opened:
+            return View.UNPOPULATED
+        heard = self._beacon_at is not None and _now() - self._beacon_at < STALE_AFTER
+        return View.CURRENT if heard and self._client.is_connected else View.STALE
+
+    async def open(self) -> list[Entry]:
+        """Begins to listen; returns the agents as they are. Called by the first step of the iteration otherwise.
+
+        Raises:
+            Unavailable: nobody answers.
+        """
+        if self._opened:
+            return []
+        self._registered.add(self)
+        which = f"{token(self._role)}.*" if self._role else "*.*"
+        unlimited = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
+        self._subscriptions = [
+            await self._client.subscribe(self._subjects.changes(which), cb=self._on_change, **unlimited),
+            await self._client.subscribe(self._subjects.beacon, cb=self._on_beacon),
+        ]
+        await barrier(self._client)
+        if self._wanted is None:
+            agents = await self._snapshot()
+        else:
+            # Whoever resumes has seen the agents as they were; only what changed since is news.
+            agents = []
+            await self._catch_up()
+        self._reconnects = self._client.stats["reconnects"]
+        self._beacon_at = _now()
+        self._opened = True
+        return agents
+
+    async def close(self) -> None:
+        """Stops listening; the iteration ends."""
+        if self._closed:
+            return
+        self._closed = True
+        self._registered.discard(self)
+        self._heard.put_nowait(None)
+        if not self._client.is_closed:
+            for subscription in self._subscriptions:
+                await subscription.unsubscribe()
+
+    async def __aenter__(self) -> "Watch":
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[Change]:
+        return self
+
+    async def __anext__(self) -> Change:
+        if not self._opened and not self._closed:
+            await self.open()
+        while not self._ready:
+            if self._closed:
+                raise StopAsyncIteration
+            await self._hear()
+        return self._ready.pop(0)
+
+    async def _hear(self) -> None:
+        heard = await self._heard.get()
+        if self._client.stats["reconnects"] != self._reconnects:
+            self._reconnects = self._client.stats["reconnects"]
+            await self._catch_up()
+        match heard:
+            case Change():
+                await self._on_told(heard)
+            case _Beacon():
+                await self._compare(heard)
+
+    async def _on_told(self, change: Change) -> None:
+        if change.epoch != self.position.epoch:
+            await self._catch_up()
+        elif change.revision > self.position.revision:
+            self._tell(change)
+
+    async def _compare(self, beacon: _Beacon) -> None:
+        """Asks when the beacon names a change that has not come."""
+        newest = beacon.roles.get(self._role, 0) if self._role else max(beacon.roles.values(), default=0)
+        if beacon.epoch != self.position.epoch:
+            await self._catch_up()
+        elif newest > self.position.revision and self._heard.empty():
+            await asyncio.sleep(MISSED_AFTER)
+            if self._heard.empty():
+                await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """Tells everything after the position; asked until the registry answers."""
+        while not self._closed:
+            try:
+                if await self._ask_since():
+                    return
+            except Unavailable as error:
+                log.debug("the watch cannot ask; tries again", error=str(error))
+                await asyncio.sleep(ASK_AGAIN)
+
+    async def _ask_since(self) -> bool:
+        """One page of what changed; True when that was the last."""
+        asked = self.position
+        answer = await self._asker.since(asked, role=self._role)
+        if answer.too_old:
+            why = "the roll was replaced" if answer.epoch != asked.epoch else "it was away longer than history reaches"
+            self.reason = f"{why}: {asked.epoch}/{asked.revision} -> {answer.epoch}/{answer.revision}"
+            log.info("the watch compares everything anew", why=self.reason)
+            before = dict(self._known)
+            await self._snapshot()
+            self._ready += _difference(before, self._known, self.position, self.reason)
+            return True
+        for change in answer.changes:
+            if change.revision > self.position.revision:
+                self._tell(change)
+        self.position = Position(answer.epoch, max(self.position.revision, answer.upto))
+        return not answer.more
+
+    async def _snapshot(self) -> list[Entry]:
+        """The agents as they are; the position is that of the first page."""
+        agents: list[Entry] = []
+        cursor, first = "", Position()
+        while True:
+            # A position of no roll is always too old, so the answer holds the agents themselves.
+            page = await self._asker.since(Position("-", 0), role=self._role, cursor=cursor)
+            first = first if first.epoch else Position(page.epoch, page.revision)
+            agents += page.agents
+            if page.next is None:
+                break
+            cursor = page.next
+        self.position = first
+        self._known = {entry.id: entry for entry in agents}
+        return agents
+
+    def _tell(self, change: Change) -> None:
+        known = self._known.get(change.id)
+        self.position = Position(change.epoch, change.revision)
+        if isinstance(known, Entry) and change.revision <= known.revision:
+            # A later page of the snapshot knew it already.
+            return
+        if change.kind in (ChangeKind.DEREGISTERED, ChangeKind.EXPIRED):
+            self._known.pop(change.id, None)
+        else:
+            self._known[change.id] = change.record
+        self._ready.append(change)
+
+    async def _on_change(self, message: Msg) -> None:
+        change = read_broadcast(message)
+        if change is not None:
+            self._heard.put_nowait(change)
+
+    async def _on_beacon(self, message: Msg) -> None:
+        self._beacon_at = _now()
+        try:
+            self._heard.put_nowait(codec.decode(message.data, _Beacon))
+        except RollcallError as error:
+            log.warning("a beacon cannot be read", error=str(error))
+
+
+def _difference(
+    before: dict[str, Entry | Record], after: dict[str, Entry | Record], position: Position, reason: str
+) -> list[Change]:
+    """What must have happened between two views, as changes; what came between is not known."""
+
+    def change(kind: ChangeKind, record: Record, revision: int) -> Change:
+        return Change(
+            kind=kind, record=record, revision=revision, epoch=position.epoch, at=instant(record.updated_at), reason=reason
+        )
+
+    changes = [
+        change(ChangeKind.DEREGISTERED, record, position.revision) for id, record in before.items() if id not in after
+    ]
+    for id, now in after.items():
+        assert isinstance(now, Entry)
+        was = before.get(id)
+        if was is None:
+            changes.append(change(ChangeKind.REGISTERED, now, now.revision))
+        elif _content(was) != _content(now):
+            changes.append(change(_kind(was, now), now, now.revision))
+    return sorted(changes, key=lambda change: change.revision)
+
+
+def _kind(was: Record, now: Record) -> ChangeKind:
+    if was.lost_at is None and now.lost_at is not None:
+        return ChangeKind.LOST
+    if was.lost_at is not None and now.lost_at is None:
+        return ChangeKind.RECOVERED
+    return ChangeKind.UPDATED
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    return tuple(getattr(record, name) for name in Record.__struct_fields__)
+
+
+def _now() -> Seconds:
+    return asyncio.get_running_loop().time()
