@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import nats.errors
 import structlog
 from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from rollcall.core.errors import Unavailable
@@ -53,7 +55,7 @@ async def connected(
         if on_error is not None:
             await on_error(error)
 
-    options = {
+    options: dict[str, Any] = {  # Any: nats-py's own options
         "servers": [part.strip() for part in url.split(",")],
         "name": name,
         "max_reconnect_attempts": -1,
@@ -127,6 +129,11 @@ async def barrier(client: Client) -> None:
     """
     await client.flush()
     await client.flush()
+
+
+async def subscribe_all(client: Client, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription:
+    """Hears every message of a subject: none is dropped here because others wait."""
+    return await client.subscribe(subject, cb=hear, pending_msgs_limit=0, pending_bytes_limit=0)
 
 
 async def release(client: Client, *subscriptions: Subscription) -> None:

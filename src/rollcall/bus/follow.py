@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from rollcall.bus import streams
+from rollcall.bus.connection import subscribe_all
 from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Milliseconds, Seconds
 
@@ -90,7 +91,7 @@ class Follower:
             if generation == self._generation:
                 self._receive(message)
 
-        subscription = await self._client.subscribe(inbox, cb=receive, pending_msgs_limit=0, pending_bytes_limit=0)
+        subscription = await subscribe_all(self._client, inbox, receive)
         try:
             await self._create_consumer()
             await self._ask(inbox)

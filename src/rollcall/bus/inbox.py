@@ -62,7 +62,7 @@ def read_command(stored: Stored, inbox_epoch: str) -> Asked:
         case _:
             reason = codec.decode_object(stored.data).get("reason", "")
             if not isinstance(reason, str):
-                raise Invalid("'reason' is not a text; send {\"reason\": \"...\"} or nothing")
+                raise Invalid('\'reason\' is not a text; send {"reason": "..."} or nothing')
             return Deregister(
                 role=role,
                 id=id,

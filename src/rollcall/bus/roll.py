@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
 from rollcall.bus import streams
+from rollcall.bus.connection import subscribe_all
 from rollcall.bus.follow import Stored
 from rollcall.bus.subjects import ANY, Subjects, key
 from rollcall.core import codec
@@ -89,9 +90,7 @@ class Roll:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Roll"]:
         """The roll with its ear for the server's answers open."""
-        subscription = await self._client.subscribe(
-            f"{self._prefix}.*", cb=self._on_ack, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        subscription = await subscribe_all(self._client, f"{self._prefix}.*", self._on_ack)
         sweeper = asyncio.create_task(self._give_up(), name="roll: answers that never came")
         try:
             yield self

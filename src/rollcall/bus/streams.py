@@ -1,4 +1,4 @@
-"""What must exist on the server: inbox, roll and leases. Made if missing, checked if present, never changed silently."""
+"""What must exist on the server: inbox, roll, leases. Made if missing, checked if present, never changed silently."""
 
 import json
 import secrets

@@ -91,7 +91,9 @@ def encode_record(record: Record) -> bytes:
     """
     data = _encoder.encode(record)
     if len(data) > limits.RECORD_BYTES:
-        raise TooLarge(f"the record of {record.role} {record.id!r} has {len(data)} bytes; it may have {limits.RECORD_BYTES}")
+        raise TooLarge(
+            f"the record of {record.role} {record.id!r} has {len(data)} bytes; it may have {limits.RECORD_BYTES}"
+        )
     return data
 
 
@@ -123,7 +125,9 @@ def as_profile(said: dict[str, Any]) -> Profile:
     """
     unknown = said.keys() - set(Profile.__struct_fields__)
     if unknown:
-        raise Invalid(f"{', '.join(sorted(unknown))}: no such field of an agent; there are {', '.join(Profile.__struct_fields__)}")
+        raise Invalid(
+            f"{', '.join(sorted(unknown))}: no such field of an agent; there are {', '.join(Profile.__struct_fields__)}"
+        )
     try:
         profile = msgspec.convert(said, Profile)
     except msgspec.ValidationError as error:

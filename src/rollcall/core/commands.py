@@ -9,7 +9,7 @@ from rollcall.core.records import Cause, Profile
 
 
 class Mode(StrEnum):
-    """How much a registration may take: `CLAIM` what is free, `CREATE` only a new id, `TAKEOVER` also a live unowned one."""
+    """How much a registration may take: `CLAIM` what is free, `CREATE` a new id, `TAKEOVER` also a live unowned one."""
 
     CLAIM = "claim"
     CREATE = "create"

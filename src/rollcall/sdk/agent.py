@@ -174,14 +174,18 @@ class Agent:
             except Unavailable:
                 pass  # the registry is away; the agent's own work goes on meanwhile
             except RollcallError as error:
-                log.warning("the registry refuses this agent; tries again", role=self.role, id=self.id, error=str(error))
+                log.warning(
+                    "the registry refuses this agent; tries again", role=self.role, id=self.id, error=str(error)
+                )
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, RETRY_TO)
 
     def _again(self, delay: Seconds) -> None:
         if self.superseded.is_set() or (self._task is not None and not self._task.done()):
             return
-        self._task = asyncio.create_task(self._announce_until_heard(delay), name=f"register {self.role} {self.id} again")
+        self._task = asyncio.create_task(
+            self._announce_until_heard(delay), name=f"register {self.role} {self.id} again"
+        )
 
     def _fall_silent(self) -> None:
         if not self.superseded.is_set():
@@ -190,10 +194,10 @@ class Agent:
 
     async def _say_goodbye(self) -> None:
         try:
-            await self._registrar.deregister(
-                self.role, self.id, incarnation=self.incarnation, timeout=GOODBYE_WITHIN
-            )
+            await self._registrar.deregister(self.role, self.id, incarnation=self.incarnation, timeout=GOODBYE_WITHIN)
         except NotFound:
             pass  # gone already, which is what was wanted
         except RollcallError as error:
-            log.warning("left without an answer; the lease ends by itself", role=self.role, id=self.id, error=str(error))
+            log.warning(
+                "left without an answer; the lease ends by itself", role=self.role, id=self.id, error=str(error)
+            )

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from rollcall.bus import headers as h
+from rollcall.bus.connection import subscribe_all
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec
 from rollcall.core.errors import Busy, RollcallError, Unavailable
@@ -59,9 +60,8 @@ class Commands:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Commands"]:
         """Listens for outcomes while the block runs."""
-        unlimited = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
-        await self._client.subscribe(self._subjects.outcome(self._token, ">"), cb=self._on_outcome, **unlimited)
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_queued, **unlimited)
+        await subscribe_all(self._client, self._subjects.outcome(self._token, ">"), self._on_outcome)
+        await subscribe_all(self._client, f"{self._inbox}.*", self._on_queued)
         try:
             yield self
         finally:
@@ -171,5 +171,6 @@ def _refusal(message: Msg) -> RollcallError | None:
 
 def _silence(command: Outgoing, timeout: Seconds) -> Unavailable:
     return Unavailable(
-        f"{command.verb} {command.key} was not answered within {timeout:g} s; it may still happen: ask before you repeat it"
+        f"{command.verb} {command.key} was not answered within {timeout:g} s; it may still happen: "
+        "ask before you repeat it"
     )

@@ -125,7 +125,9 @@ class Mirror:
             return
         entry = self._agents.get(id)
         if entry is not None and entry.lost_at is None:
-            self._agents[id] = structs.replace(entry, liveness=sign.liveness, last_seen=sign.last_seen or entry.last_seen)
+            self._agents[id] = structs.replace(
+                entry, liveness=sign.liveness, last_seen=sign.last_seen or entry.last_seen
+            )
             await self._tell()
 
 

@@ -201,7 +201,9 @@ class Pulse:
             task.cancel()
 
     def _pause(self, now: Seconds) -> Seconds:
-        nexts = [min(agent.due if agent.interval else agent.hello_due, agent.hello_due) for agent in self._agents.values()]
+        nexts = [
+            min(agent.due if agent.interval else agent.hello_due, agent.hello_due) for agent in self._agents.values()
+        ]
         return max(0.005, min(nexts, default=now + 1.0) - now)
 
     async def _beat_all(self, now: Seconds) -> None:

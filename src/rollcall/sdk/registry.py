@@ -22,7 +22,7 @@ from rollcall.core.commands import Mode
 from rollcall.core.errors import RollcallError, Unavailable
 from rollcall.core.instants import Seconds, instant
 from rollcall.core.names import checked_name
-from rollcall.core.query import By, Query
+from rollcall.core.query import By
 from rollcall.core.records import Change, ChangeKind, Entry, Health, Profile, Record
 from rollcall.sdk.agent import Agent
 from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
@@ -130,7 +130,9 @@ def connect(
 @asynccontextmanager
 async def _connected(url: str, realm: str, timeout: Seconds, name: str) -> AsyncIterator["Registry"]:
     subjects = Subjects(realm)
-    async with connected(url, name=name or f"rollcall:{realm}:client:{socket.gethostname()}", timeout=timeout) as client:
+    async with connected(
+        url, name=name or f"rollcall:{realm}:client:{socket.gethostname()}", timeout=timeout
+    ) as client:
         commands = Commands(client, subjects)
         async with commands.opened():
             registry = Registry(client, subjects, commands, url=url)
@@ -285,9 +287,7 @@ class Registry:
         body = {name: value for name, value in said.items() if value not in (None, "", {})}
         if incarnation:
             body["incarnation"] = incarnation
-        await self._client.publish(
-            self._subjects.heartbeat(checked_key(role, id)), codec.encode(body) if body else b""
-        )
+        await self._client.publish(self._subjects.heartbeat(checked_key(role, id)), codec.encode(body) if body else b"")
 
     async def discover(self, role: str, *, timeout: Seconds = TIMEOUT, **asked: Any) -> Page:
         """The agents of a role that fit, all of them unless a ``limit`` is asked; see `Query` for what can be asked.
@@ -403,7 +403,8 @@ class Registry:
             ) from error
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(
-                f"nobody answered {subject} within {timeout:g} s ({type(error).__name__}); that says nothing about the agents"
+                f"nobody answered {subject} within {timeout:g} s ({type(error).__name__}); "
+                "that says nothing about the agents"
             ) from error
         if reply.headers and h.ERROR_CODE in reply.headers:
             raise codec.decode_error(codec.decode_object(reply.data))

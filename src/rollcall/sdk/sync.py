@@ -20,7 +20,7 @@ from rollcall.core.records import Change, Entry, Health
 from rollcall.sdk import registry as asynchronous
 from rollcall.sdk.agent import Agent
 from rollcall.sdk.registry import Page
-from rollcall.sdk.watch import Position
+from rollcall.sdk.watch import Position, Watch
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class SyncRegistry:
     def watch(self, role: str | None = None, *, since: Position | None = None) -> Iterator[Change]:
         """Every change from now on, as a blocking iterator."""
 
-        async def make() -> asynchronous.Watch:
+        async def make() -> Watch:
             watch = self._registry.watch(role, since=since)
             await watch.open()
             return watch

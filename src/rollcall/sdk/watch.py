@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from rollcall.bus.connection import barrier
+from rollcall.bus.connection import barrier, subscribe_all
 from rollcall.bus.roll import read_broadcast
 from rollcall.bus.subjects import Subjects, token
 from rollcall.core import codec
@@ -137,9 +137,8 @@ class Watch:
             return []
         self._registered.add(self)
         which = f"{token(self._role)}.*" if self._role else "*.*"
-        unlimited = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
         self._subscriptions = [
-            await self._client.subscribe(self._subjects.changes(which), cb=self._on_change, **unlimited),
+            await subscribe_all(self._client, self._subjects.changes(which), self._on_change),
             await self._client.subscribe(self._subjects.beacon, cb=self._on_beacon),
         ]
         await barrier(self._client)
@@ -287,7 +286,12 @@ def _difference(
 
     def change(kind: ChangeKind, record: Record, revision: int) -> Change:
         return Change(
-            kind=kind, record=record, revision=revision, epoch=position.epoch, at=instant(record.updated_at), reason=reason
+            kind=kind,
+            record=record,
+            revision=revision,
+            epoch=position.epoch,
+            at=instant(record.updated_at),
+            reason=reason,
         )
 
     changes = [

@@ -30,8 +30,8 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _first(database: sqlite_utils.Database) -> None:
-    database["meta"].create({"name": str, "value": str}, pk="name")
-    database["agents"].create(
+    database.table("meta").create({"name": str, "value": str}, pk="name")
+    database.table("agents").create(
         {
             "id": str,
             "role": str,
@@ -50,19 +50,17 @@ def _first(database: sqlite_utils.Database) -> None:
         pk="id",
         not_null={"role", "revision", "kind", "at", "record"},
     )
-    database["agents"].create_index(["role"])
-    database["tombstones"].create(
+    database.table("agents").create_index(["role"])
+    database.table("tombstones").create(
         {"id": str, "role": str, "revision": int, "kind": str, "at": int, "record": str}, pk="id"
     )
     # Tables without a row id, and a partial index, are beyond what sqlite-utils creates.
-    database.execute(
-        "CREATE TABLE capabilities (capability TEXT, id TEXT, PRIMARY KEY (capability, id)) WITHOUT ROWID"
-    )
+    database.execute("CREATE TABLE capabilities (capability TEXT, id TEXT, PRIMARY KEY (capability, id)) WITHOUT ROWID")
     database.execute(
         "CREATE TABLE changes (epoch TEXT, revision INTEGER, kind TEXT, role TEXT, id TEXT, at INTEGER, reason TEXT,"
         " cause_epoch TEXT, cause_seq INTEGER, record TEXT, PRIMARY KEY (epoch, revision)) WITHOUT ROWID"
     )
-    database["changes"].create_index(["id", "at"])
+    database.table("changes").create_index(["id", "at"])
     database.execute(
         "CREATE UNIQUE INDEX changes_by_cause ON changes (cause_epoch, cause_seq) WHERE cause_seq IS NOT NULL"
     )

@@ -71,7 +71,9 @@ class Snapshot:
             return cls(_connect(path), path, set_aside=None)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise Unavailable(f"snapshot {path} cannot be opened: {error}; check the disk and its rights") from error
+                raise Unavailable(
+                    f"snapshot {path} cannot be opened: {error}; check the disk and its rights"
+                ) from error
             aside = _set_aside(path, now)
             log.error("snapshot is corrupt; kept, and rebuilt from the roll", kept=str(aside), error=str(error))
             return cls(_connect(path), path, set_aside=aside)
@@ -91,9 +93,7 @@ class Snapshot:
             "SELECT kind, revision, at, last_seen, health, record FROM agents"
         ):
             yield Kept(_place(kind, revision, at, record), seen, health)
-        for kind, revision, at, record in self._connection.execute(
-            "SELECT kind, revision, at, record FROM tombstones"
-        ):
+        for kind, revision, at, record in self._connection.execute("SELECT kind, revision, at, record FROM tombstones"):
             yield Kept(_place(kind, revision, at, record))
 
     def begin(self, epoch: str) -> None:

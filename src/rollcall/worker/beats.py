@@ -16,6 +16,10 @@ from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.records import Beat
 from rollcall.worker.roster import Roster
 
+PENDING_BEATS = 1_000_000
+PENDING_BYTES = 256 << 20
+"""What may wait to be folded; beyond it beats are dropped, and the next ones say the same."""
+
 log = structlog.get_logger(__name__)
 
 _beat = msgspec.json.Decoder(Beat)
@@ -44,9 +48,13 @@ class Beats:
 
     async def listen(self) -> None:
         """Subscribes; the connection keeps the subscriptions over reconnects."""
-        options = {"pending_msgs_limit": 1_000_000, "pending_bytes_limit": 256 << 20}
-        await self._client.subscribe(self._subjects.heartbeat("*.*"), cb=self._on_one, **options)
-        await self._client.subscribe(self._subjects.heartbeats("*"), cb=self._on_many, **options)
+        for subject, hear in (
+            (self._subjects.heartbeat("*.*"), self._on_one),
+            (self._subjects.heartbeats("*"), self._on_many),
+        ):
+            await self._client.subscribe(
+                subject, cb=hear, pending_msgs_limit=PENDING_BEATS, pending_bytes_limit=PENDING_BYTES
+            )
 
     async def _on_one(self, message: Msg) -> None:
         self.count += 1

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from rollcall.store.snapshot import Folded, Snapshot
+from rollcall.worker.progress import Progress
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 BATCH = 2000
-"""Changes in one transaction at most; a commit costs the same whatever it holds, an answer waits for its whole batch."""
+"""Changes in one transaction at most: an answer waits for its whole batch."""
 
 
 class Committer:
@@ -19,11 +20,21 @@ class Committer:
 
     def __init__(self, snapshot: Snapshot, on_durable: Callable[[list[Folded]], Awaitable[None]]) -> None:
         self.snapshot = snapshot
-        self.durable = self.newest = snapshot.position().revision
+        self.durable = Progress()
+        self.newest = 0
         self._on_durable = on_durable
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._waiting: list[Folded] = []
         self._arrived = asyncio.Event()
+
+    def start(self, revision: int) -> None:
+        """Sets up to where the file holds the roll."""
+        self.durable.start(revision)
+        self.newest = revision
+
+    async def settled(self) -> None:
+        """Returns once everything that was added so far is on disk."""
+        await self.durable.reached(self.newest)
 
     def add(self, folded: Folded) -> None:
         """Takes a folded change; it is committed with whatever else has arrived by then."""
@@ -58,5 +69,5 @@ class Committer:
         if not batch:
             return
         await self.call(self.snapshot.apply, batch)
-        self.durable = batch[-1].change.revision
+        self.durable.advance(batch[-1].change.revision)
         await self._on_durable(batch)

@@ -21,7 +21,7 @@ from rollcall.bus.inbox import Asking, asking, read_command
 from rollcall.bus.roll import Ack, Refused, Roll, Unknown, Written
 from rollcall.bus.subjects import key
 from rollcall.core import codec
-from rollcall.core.commands import Command, Observed
+from rollcall.core.commands import Command, Observed, Register, Update
 from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
 from rollcall.core.errors import Busy, Conflict, RollcallError
 from rollcall.core.instants import Seconds
@@ -123,6 +123,8 @@ class Lead:
         pending = waiting[0]
         pending.folded = True
         self._unsafe[change.revision].append((pending, change.kind))
+        if isinstance(pending.command, Update) and pending.command.beat:
+            await self._outcomes.alive(change.record)
         waiting.popleft()
         await self._advance(change.id)
 
@@ -229,8 +231,7 @@ class Lead:
 
     async def _folded_to_the_end(self, stands: int | None) -> None:
         end = stands if stands is not None else await self._roll.end()
-        while self._roster.revision < end:
-            await asyncio.sleep(RETRY / 10)
+        await self._roster.progress.reached(end)
 
     async def _replayed(self, pending: Pending) -> bool:
         """Whether an earlier leader settled this command; then it is answered from what it made, or refused."""
@@ -251,20 +252,15 @@ class Lead:
         return False
 
     async def _unchanged(self, pending: Pending, place: Place) -> None:
-        if pending.asking is not None and pending.asking.verb == "register":
-            lease = self._roster.lease(place.record)
-            clock = self._roster.clock
-            self._roster.leases.beat(
-                key(place.record.role, place.record.id), lease.incarnation, clock.now(), clock.wall()
-            )
-        if place.revision > self._committer.durable:
+        command = pending.command
+        if isinstance(command, Register) or (isinstance(command, Update) and command.beat):
+            await self._outcomes.alive(place.record)
+        if place.revision > self._committer.durable.at:
             self._unsafe[place.revision].append((pending, UNCHANGED))
         else:
             await self._answer(pending, place, UNCHANGED)
 
-    async def _answer(
-        self, pending: Pending, place: Place, what: ChangeKind | str, data: bytes | None = None
-    ) -> None:
+    async def _answer(self, pending: Pending, place: Place, what: ChangeKind | str, data: bytes | None = None) -> None:
         if pending.asking is None:
             return
         await self._outcomes.accepted(pending.asking, place, what, data)

@@ -58,6 +58,15 @@ class Hello(Struct, frozen=True):
     incarnation: int = 0
 
 
+class Greeted(Struct, frozen=True):
+    """What the leader answers: whether the agent is on the roll, and whether a newer life took its place."""
+
+    known: bool
+    superseded: bool
+    epoch: str
+    revision: int
+
+
 class Leadership:
     """The part of a worker that leads when it can."""
 
@@ -197,8 +206,8 @@ class Leadership:
     async def _catch_up(self) -> None:
         """Waits until everything the roll says is folded and on disk."""
         end = (await streams.state(self._client, self._subjects.roll_stream)).last
-        while self._roster.revision < end or self._committer.durable < self._committer.newest:
-            await asyncio.sleep(0.01)
+        await self._roster.progress.reached(end)
+        await self._committer.settled()
 
     async def _save_position(self, lead: Lead, saved: Settled) -> None:
         """Saves the position beside each renewal, and at once when a refusal waits to be told."""
@@ -272,9 +281,8 @@ class Leadership:
         known = place is not None and place.record.role == role
         held = place.record.incarnation if place is not None else 0
         superseded = known and hello.incarnation not in (0, held)
-        body = {"known": known and not superseded, "superseded": superseded}
-        body |= {"epoch": self._roster.epoch, "revision": self._roster.revision}
-        await message.respond(codec.encode(body))
+        answer = Greeted(known and not superseded, superseded, self._roster.epoch, self._roster.revision)
+        await message.respond(codec.encode(answer))
 
     async def _resign(self) -> None:
         """Gives the lease back, so that another worker need not wait for its end."""

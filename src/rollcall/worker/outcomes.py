@@ -4,10 +4,10 @@ from nats.aio.client import Client
 
 from rollcall.bus import headers as h
 from rollcall.bus.inbox import Asking
-from rollcall.bus.subjects import NOBODY, Subjects
+from rollcall.bus.subjects import NOBODY, Subjects, key
 from rollcall.core import codec
 from rollcall.core.errors import RollcallError
-from rollcall.core.records import ChangeKind, Place
+from rollcall.core.records import ChangeKind, Place, Record
 from rollcall.worker.roster import Roster
 
 UNCHANGED = "unchanged"
@@ -41,6 +41,13 @@ class Outcomes:
         if asking.client:
             await self._answer(asking, body, headers)
         await self._client.publish(self._subjects.rejected(asking.key), body, headers=headers)
+
+    async def alive(self, record: Record) -> None:
+        """A command was a sign of life: the lease is renewed here at once, and by a beat at every other worker."""
+        clock, agent = self._roster.clock, key(record.role, record.id)
+        self._roster.leases.beat(agent, record.incarnation, clock.now(), clock.wall())
+        body = codec.encode({"incarnation": record.incarnation}) if record.incarnation else b""
+        await self._client.publish(self._subjects.heartbeat(agent), body)
 
     async def _answer(self, asking: Asking, body: bytes, headers: dict[str, str]) -> None:
         if asking.command:

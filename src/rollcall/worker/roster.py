@@ -9,6 +9,7 @@ from rollcall.core.instants import Milliseconds, Seconds, instant
 from rollcall.core.leases import Lease, Leases
 from rollcall.core.records import BEATING, Change, ChangeKind, Liveness, Place, Record
 from rollcall.worker.clock import Clock
+from rollcall.worker.progress import Progress
 
 _SIGNS_OF_LIFE = frozenset({ChangeKind.REGISTERED, ChangeKind.RECOVERED})
 
@@ -52,7 +53,7 @@ class Roster:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.epoch = ""
-        self.revision = 0
+        self.progress = Progress()
         self.leases = Leases()
         self.roles: dict[str, Role] = {}
         self._places: dict[str, Place] = {}
@@ -60,6 +61,11 @@ class Roster:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def revision(self) -> int:
+        """Up to where the roll is folded."""
+        return self.progress.at
 
     def place(self, id: str) -> Place | None:
         """What the roll holds for `id`; a tombstone too."""
@@ -84,7 +90,6 @@ class Roster:
         """Folds a change that the roll tells; returns what stood before."""
         before = self.place(change.id)
         place = fold(before, change)
-        self.revision = max(self.revision, change.revision)
         if place is before:
             return before
         if before is not None and not before.gone and before.record.role != change.role:
@@ -132,9 +137,7 @@ class Roster:
         """What makes an entry of the place's record."""
         if place.gone:
             return {"revision": place.revision, "liveness": Liveness.UNKNOWN}
-        return live.observation(
-            place.record, self.lease(place.record), revision=place.revision, now=now, wall=wall
-        )
+        return live.observation(place.record, self.lease(place.record), revision=place.revision, now=now, wall=wall)
 
     def members(self, role: str) -> Iterator[Place]:
         """The agents of a role, oldest registration first."""

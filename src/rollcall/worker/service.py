@@ -136,8 +136,7 @@ class Service:
         wanted = _at_least(request.data, self._roster.epoch)
         try:
             async with asyncio.timeout(AT_LEAST_WITHIN):
-                while self._roster.revision < wanted:
-                    await asyncio.sleep(0.005)
+                await self._roster.progress.reached(wanted)
             await request.respond(await answer(request))
         except TimeoutError:
             await _refuse(
@@ -176,14 +175,15 @@ class Service:
     async def _history(self, request: Request) -> bytes:
         id = text(request.subject.rpartition(".")[2])
         query = codec.decode(request.data, HistoryQuery) if request.data else HistoryQuery()
-        await self._all_on_disk()
+        # History is answered from disk; it must not be older than what memory answers.
+        await self._committer.settled()
         changes = await self._committer.call(self._committer.snapshot.history, id, _page_size(query.limit))
         told, _ = self._fitting([_told(change) for change in reversed(changes)])
         return self._answers.envelope(changes=told[::-1])
 
     async def _since(self, request: Request) -> bytes:
         query = codec.decode(request.data, SinceQuery) if request.data else SinceQuery()
-        await self._all_on_disk()
+        await self._committer.settled()
         position = Position(query.epoch, query.revision)
         horizon = await self._committer.call(self._committer.snapshot.horizon, query.epoch)
         if query.epoch != self._roster.epoch or horizon is None or query.revision < horizon:
@@ -204,12 +204,6 @@ class Service:
 
     async def _tell(self, request: Request) -> bytes:
         return codec.encode(self._info())
-
-    async def _all_on_disk(self) -> None:
-        """History is answered from disk; it must not be older than what memory already answers."""
-        newest = self._committer.newest
-        while self._committer.durable < newest:
-            await asyncio.sleep(0.002)
 
     def _fitting(self, told: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
         """The first of `told` that one reply has room for, and whether some were left out."""

@@ -96,6 +96,7 @@ class Worker:
     async def running(self, roll: StreamState) -> AsyncIterator[None]:
         """Serves while the block runs."""
         await self._committer.call(self._restore, roll)
+        self._committer.start(self._roster.revision)
         # Beats are heard before the roll is: nobody is late because we were.
         await self._beats.listen()
         try:
@@ -133,7 +134,7 @@ class Worker:
             "version": version("rollcall-bus"),
             "epoch": self._roster.epoch,
             "revision": self._roster.revision,
-            "durable": self._committer.durable,
+            "durable": self._committer.durable.at,
             "leader": self._leadership.leader,
             "leads": lead is not None,
             "guard": None,
@@ -160,8 +161,8 @@ class Worker:
             snapshot.begin(roll.epoch)
             snapshot.start_history(roll.epoch, 0 if roll.first <= 1 else roll.first - 1)
             known = snapshot.position()
-            self._committer.durable = self._committer.newest = known.revision
-        self._roster.epoch, self._roster.revision = roll.epoch, known.revision
+        self._roster.epoch = roll.epoch
+        self._roster.progress.start(known.revision)
         for kept in snapshot.load():
             self._roster.restore(kept.place, kept.seen_at)
 
@@ -171,16 +172,14 @@ class Worker:
         async for batch in follower.batches():
             for stored in batch:
                 change = read_change(stored, self._roster.epoch)
-                if change is None:
-                    self._roster.revision = stored.seq
-                    continue
-                before = self._roster.fold(change)
-                self._committer.add(Folded(change, stored.data, before))
-                await self._leadership.on_fold(change)
+                if change is not None:
+                    before = self._roster.fold(change)
+                    self._committer.add(Folded(change, stored.data, before))
+                    await self._leadership.on_fold(change)
+                self._roster.progress.advance(stored.seq)
 
     async def _caught_up(self, end: int) -> None:
-        while self._roster.revision < end:
-            await asyncio.sleep(0.002)
+        await self._roster.progress.reached(end)
         await self._drop_what_ended(end)
 
     async def _drop_what_ended(self, end: int) -> None:
@@ -230,6 +229,4 @@ class Worker:
         while True:
             await asyncio.sleep(PRUNE_EVERY)
             before = self._clock.wall() - round(self._settings.history_age * 1000)
-            await self._committer.call(
-                self._committer.snapshot.prune, rows=self._settings.history_rows, before=before
-            )
+            await self._committer.call(self._committer.snapshot.prune, rows=self._settings.history_rows, before=before)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import typer
 import rollcall
 from rollcall import Health, Mode
 from rollcall.core import codec
-from rollcall.core.errors import Invalid, Misconfigured
+from rollcall.core.errors import Invalid, Misconfigured, Unavailable
 from rollcall.embedded.process import die_with_parent
 from rollcall.faces.cli.common import Json, Nats, Realm, bus, out, pairs, print_json, run, values
 
@@ -213,13 +214,40 @@ def run_command(
     called = name or Path(context.args[0]).name
     said = _said(called, capability, endpoint, label, metadata, pointer, ttl, address, description, version)
 
+    agent_id = id or f"{called}-{secrets.token_hex(4)}"
+    environment = {
+        "ROLLCALL_AGENT_ID": agent_id,
+        "ROLLCALL_ROLE": role,
+        "ROLLCALL_REALM": realm,
+        "ROLLCALL_NATS": bus(nats),
+    }
+
     async def main() -> int:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
-            async with registry.agent(role, said.pop("name"), id=id, wait=False, **said) as agent:
-                told = {"ROLLCALL_AGENT_ID": agent.id, "ROLLCALL_ROLE": role, "ROLLCALL_REALM": realm}
-                return await _supervise(context.args, {**os.environ, **told, "ROLLCALL_NATS": bus(nats)})
+        ended = asyncio.Event()
+        code = asyncio.create_task(_supervise(context.args, {**os.environ, **environment}))
+        code.add_done_callback(lambda _: ended.set())
+        try:
+            await _attend(bus(nats), realm, role, agent_id, said, ended)
+        finally:
+            await asyncio.wait((code,))
+        return code.result()
 
     raise typer.Exit(run(main()))
+
+
+async def _attend(url: str, realm: str, role: str, id: str, said: dict[str, Any], ended: asyncio.Event) -> None:
+    """Keeps the agent on the roll until the program has ended; waits for a bus that is away."""
+    fields = dict(said)
+    name = fields.pop("name")
+    while not ended.is_set():
+        try:
+            async with rollcall.connect(url, realm=realm, timeout=1.0) as registry:
+                async with registry.agent(role, name, id=id, wait=False, **fields):
+                    await ended.wait()
+        except Unavailable:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await ended.wait()
 
 
 _PASSED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
@@ -245,5 +273,3 @@ async def _supervise(command: list[str], environment: dict[str, str]) -> int:
 
 def _ignore(_: int) -> None:
     pass  # the program has the signal already
-
-

@@ -37,7 +37,7 @@ def ls(
 
     async def main() -> None:
         async with rollcall.connect(bus(nats), realm=realm) as registry:
-            everybody = {"include": ["all"], "status": ["all"]}
+            everybody: dict[str, Any] = {"include": ["all"], "status": ["all"]}
             page = await (registry.discover(role, **everybody) if role else registry.list(**everybody))
         if json:
             print_json(page)

@@ -59,20 +59,19 @@ def demo(
 
 async def _demo(keep: bool) -> None:
     started = time.monotonic()
-    with _temporary() as home:
-        with _children() as spawn:
-            async with _registry(spawn, home) as registry:
-                checked = await _show(registry, spawn)
-                out.print()
-                out.print(
-                    f"[bold green]{checked} steps shown, {checked} checked[/] in {time.monotonic() - started:.1f} s. "
-                    "Next: [bold]rollcall up[/]"
-                )
-                if keep:
-                    out.print(f"still running at [bold]{registry.url}[/]; try in another terminal:")
-                    out.print(f"  rollcall ls --nats {registry.url}", soft_wrap=True)
-                    out.print("Ctrl-C ends it.")
-                    await forever()
+    with _temporary() as home, _children() as spawn:
+        async with _registry(spawn, home) as registry:
+            checked = await _show(registry, spawn)
+            out.print()
+            out.print(
+                f"[bold green]{checked} steps shown, {checked} checked[/] in {time.monotonic() - started:.1f} s. "
+                "Next: [bold]rollcall up[/]"
+            )
+            if keep:
+                out.print(f"still running at [bold]{registry.url}[/]; try in another terminal:")
+                out.print(f"  rollcall ls --nats {registry.url}", soft_wrap=True)
+                out.print("Ctrl-C ends it.")
+                await forever()
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """What the environment says, read once at the door."""
 
 from pathlib import Path
+from typing import Annotated
 
 import platformdirs
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
@@ -16,12 +17,12 @@ class Tuning(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ROLLCALL_", extra="ignore")
 
-    tombstone_ttl: PositiveFloat = Field(3600.0, ge=2)
+    tombstone_ttl: Annotated[float, Field(ge=2)] = 3600.0
     history_rows: PositiveInt = 1_000_000
     history_age: PositiveFloat = 30 * 24 * 3600.0
     max_agents: PositiveInt = limits.AGENTS
     max_roles: PositiveInt = limits.ROLES
-    replicas: PositiveInt = Field(1, le=5)
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
 
 
 def tuning() -> Tuning:

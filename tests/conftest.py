@@ -1,0 +1,95 @@
+"""A real nats-server for the whole run, a realm of its own for every test."""
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+
+import rollcall
+from rollcall.bus.connection import connected
+from rollcall.bus.subjects import Subjects
+from rollcall.embedded import EmbeddedServer, running
+from rollcall.worker import Worker, WorkerSettings, serving
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with asyncio.Runner() as runner:
+        manager = running(tmp_path_factory.mktemp("nats"))
+        server = runner.run(manager.__aenter__())
+        yield server
+        runner.run(manager.__aexit__(None, None, None))
+
+
+class Bus:
+    """One realm on the test server, and ways into it."""
+
+    def __init__(self, server: EmbeddedServer, realm: str, home: Path) -> None:
+        self.server = server
+        self.url = server.url
+        self.realm = realm
+        self.home = home
+        self.subjects = Subjects(realm)
+
+    def worker(self, name: str = "w1", **settings: Any) -> AbstractAsyncContextManager[Worker]:
+        settings = {"url": self.url, "nkey_seed": self.server.worker_seed, **settings}
+        return serving(
+            WorkerSettings(realm=self.realm, name=name, snapshot=self.home / f"{name}.db", **settings)
+        )
+
+    def registry(self) -> AbstractAsyncContextManager[rollcall.Registry]:
+        return rollcall.connect(self.url, realm=self.realm)
+
+    def agent_connection(self) -> AbstractAsyncContextManager[Client]:
+        """A plain NATS connection, as any client may open."""
+        return connected(self.url, name="test agent")
+
+    def worker_connection(self) -> AbstractAsyncContextManager[Client]:
+        """A plain NATS connection with the rights of a worker."""
+        return connected(self.url, name="test worker", nkey_seed=self.server.worker_seed)
+
+    @asynccontextmanager
+    async def served(self, **settings: Any) -> AsyncIterator[rollcall.Registry]:
+        async with self.worker(**settings), self.registry() as registry:
+            await leads(registry)
+            yield registry
+
+
+@pytest.fixture
+def bus(nats_server: EmbeddedServer, tmp_path: Path) -> Bus:
+    return Bus(nats_server, f"t{os.getpid()}-{next(_numbers)}", tmp_path)
+
+
+async def eventually(right: Callable[[], Any | Awaitable[Any]], *, within: float = 15.0, what: str = "") -> Any:
+    """Polls until `right` answers something true, and returns that."""
+    deadline = time.monotonic() + within
+    while True:
+        value = right()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {within} s: {what or right}"
+        await asyncio.sleep(0.02)
+
+
+async def leads(registry: rollcall.Registry) -> None:
+    """Waits until somebody decides commands."""
+
+    async def somebody() -> bool:
+        return bool((await registry.info())["leader"])
+
+    await eventually(somebody, what="a leader")
+
+
+def ids(page: Any) -> list[str]:
+    return [entry.id for entry in page]
