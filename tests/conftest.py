@@ -13,6 +13,7 @@ import pytest
 from nats.aio.client import Client
 
 import rollcall
+from rollcall.bus import streams
 from rollcall.bus.connection import connected
 from rollcall.bus.subjects import Subjects
 from rollcall.embedded import EmbeddedServer, running
@@ -42,9 +43,7 @@ class Bus:
 
     def worker(self, name: str = "w1", **settings: Any) -> AbstractAsyncContextManager[Worker]:
         settings = {"url": self.url, "nkey_seed": self.server.worker_seed, **settings}
-        return serving(
-            WorkerSettings(realm=self.realm, name=name, snapshot=self.home / f"{name}.db", **settings)
-        )
+        return serving(WorkerSettings(realm=self.realm, name=name, snapshot=self.home / f"{name}.db", **settings))
 
     def registry(self) -> AbstractAsyncContextManager[rollcall.Registry]:
         return rollcall.connect(self.url, realm=self.realm)
@@ -65,8 +64,17 @@ class Bus:
 
 
 @pytest.fixture
-def bus(nats_server: EmbeddedServer, tmp_path: Path) -> Bus:
-    return Bus(nats_server, f"t{os.getpid()}-{next(_numbers)}", tmp_path)
+def bus(nats_server: EmbeddedServer, tmp_path: Path) -> Iterator[Bus]:
+    one = Bus(nats_server, f"t{os.getpid()}-{next(_numbers)}", tmp_path)
+    yield one
+    asyncio.run(_remove_streams(one))
+
+
+async def _remove_streams(bus: Bus) -> None:
+    """The server sets disk aside for each stream; a run of many realms would use it up."""
+    async with bus.worker_connection() as inside:
+        for stream in (bus.subjects.inbox_stream, bus.subjects.leases_stream, bus.subjects.roll_stream):
+            await streams.request(inside, f"STREAM.DELETE.{stream}")
 
 
 async def eventually(right: Callable[[], Any | Awaitable[Any]], *, within: float = 15.0, what: str = "") -> Any:

@@ -57,7 +57,9 @@ async def test_pages_hold_everybody_once_and_fit_a_reply(bus):
 async def test_list_pages_through_every_role(bus):
     async with bus.served() as registry:
         for role in ("b/b", "a", "c c"):
-            await fleet(registry, 5, role.replace("/", "-")) if "/" not in role else await registry.register(role, "r/1")
+            await fleet(registry, 5, role.replace("/", "-")) if "/" not in role else await registry.register(
+                role, "r/1"
+            )
 
         seen, cursor = [], ""
         while cursor is not None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 from rollcall.bus import streams
+from rollcall.core.instants import instant
 from tests.bus.plain import plain
 from tests.conftest import eventually
 
@@ -164,7 +165,8 @@ async def test_an_update_may_carry_a_beat(bus):
 
         assert second["expires_at"] > first["expires_at"]
         assert second["last_seen"] > first["last_seen"]
-        assert third["expires_at"] == second["expires_at"]
+        # The wall clock and the monotonic one are read in turn, so the same end may be told a millisecond apart.
+        assert abs(instant(third["expires_at"]) - instant(second["expires_at"])) <= 5
 
 
 async def test_a_tombstone_ends_without_bringing_anybody_back(bus):

@@ -11,9 +11,7 @@ from rollcall.core.records import Entry, Liveness, Record, Status
 
 
 def record(**said):
-    return Record(
-        **{"id": "a1", "role": "worker", "name": "billing", "registered_at": "t", "updated_at": "t", **said}
-    )
+    return Record(**{"id": "a1", "role": "worker", "name": "billing", "registered_at": "t", "updated_at": "t", **said})
 
 
 @pytest.mark.parametrize(
@@ -95,9 +93,7 @@ def test_an_entry_is_the_record_and_what_is_known_in_one_flat_object():
 
 
 def test_a_record_survives_the_way_through_a_merge_patch():
-    full = record(
-        capabilities=("a", "b"), labels={"x": "y"}, metadata={"n": [1, {"m": None}]}, ttl=None, lost_at="t"
-    )
+    full = record(capabilities=("a", "b"), labels={"x": "y"}, metadata={"n": [1, {"m": None}]}, ttl=None, lost_at="t")
 
     assert codec.from_members(codec.members(full)) == full
 

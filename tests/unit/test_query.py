@@ -58,9 +58,7 @@ def test_the_reason_says_what_is_missing():
     assert "lost" in mismatch(Query(), record(), Liveness.LOST)
 
 
-@pytest.mark.parametrize(
-    "query", [Query(status=("runing",)), Query(include=("dead",)), Query(version="newest please")]
-)
+@pytest.mark.parametrize("query", [Query(status=("runing",)), Query(include=("dead",)), Query(version="newest please")])
 def test_a_word_that_would_match_nobody_by_mistake_is_invalid(query):
     with pytest.raises(Invalid):
         check(query)

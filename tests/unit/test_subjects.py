@@ -8,9 +8,9 @@ from rollcall.bus.subjects import Subjects, is_client, key, names, text, token
 from rollcall.core.errors import Invalid
 from rollcall.core.names import checked_name, checked_realm
 
-allowed = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30
-).filter(lambda name: len(name.encode()) <= 128)
+allowed = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30).filter(
+    lambda name: len(name.encode()) <= 128
+)
 
 
 def test_bytes_outside_the_plain_ones_are_written_in_upper_case_hex():

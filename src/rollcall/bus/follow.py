@@ -53,7 +53,11 @@ class RolledBack(Exception):
 
 
 class Follower:
-    """Reads a stream from `last` + 1 on."""
+    """Reads a stream from `last` + 1 on.
+
+    `upto` is the sequence up to which everything was handed over that the stream still has: its last messages may be
+    gone, and then nothing tells of them but silence.
+    """
 
     def __init__(self, client: Client, stream: str, last: int) -> None:
         self._client = client
@@ -67,9 +71,18 @@ class Follower:
         self._credit = 0
         self._heard_at = 0.0
         self._generation = 0
+        self._end = 0
+        self._expected = 0
+        self._silences = 0
+        self.upto = last
+
+    def expect(self, end: int) -> None:
+        """The stream is known to reach `end`; once it has nothing more to hand over, that is where `upto` is."""
+        self._expected = max(self._expected, end)
+        self._silences = 0
 
     async def batches(self) -> AsyncIterator[list[Stored]]:
-        """Whatever has gathered, as soon as something has; ends only by cancellation.
+        """Whatever has gathered, as soon as something has, or nothing when only `upto` grew; ends by cancellation.
 
         Raises:
             RolledBack: the stream lost what was already read.
@@ -93,14 +106,19 @@ class Follower:
 
         subscription = await subscribe_all(self._client, inbox, receive)
         try:
+            told = self.upto
             await self._create_consumer()
             await self._ask(inbox)
+            if self.upto > told:
+                told = self.upto
+                yield []
             while not self._broken:
                 batch = await self._next()
                 if self._credit <= BATCH // 2:
                     # Asked before the batch is worked on, so the server never waits for us.
                     await self._ask(inbox)
-                if batch:
+                if batch or self.upto > told:
+                    told = self.upto
                     yield batch
             log.debug("consumer ended", stream=self._stream, why=self._broken)
         finally:
@@ -131,6 +149,9 @@ class Follower:
         )
         if "error" in answer:
             raise Unavailable(f"consumer on {self._stream}: {answer['error'].get('description')}")
+        self._end = end
+        if answer.get("num_pending") == 0:
+            self._advance(end)
 
     async def _ask(self, inbox: str) -> None:
         wanted = BATCH - self._credit
@@ -150,7 +171,12 @@ class Follower:
                 if self._now() - self._heard_at > SILENCE:
                     self._broken = "silence"
         batch, self._gathered = self._gathered, []
+        if batch:
+            self._advance(batch[-1].seq if batch[-1].pending else self._end)
         return batch
+
+    def _advance(self, seq: int) -> None:
+        self.upto = max(self.upto, self._last, seq)
 
     def _receive(self, message: Msg) -> None:
         self._heard_at = self._now()
@@ -181,6 +207,10 @@ class Follower:
 
     def _on_status(self, status: str, headers: Mapping[str, str]) -> None:
         if status == "100":
+            # One may have been on its way when the end was named; after two, nothing up to it is still to come.
+            self._silences += 1
+            if self._silences >= 2 and not self._gathered:
+                self._advance(self._expected)
             return
         description = headers.get("Description", "")
         if status in _REQUEST_ENDED or (status == "409" and any(word in description for word in _RENEWING)):

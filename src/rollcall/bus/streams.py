@@ -17,6 +17,8 @@ EPOCH = "rollcall-epoch"
 """In a stream's metadata: which roll, or which inbox, this is."""
 
 HISTORY = 16
+INBOX_BYTES = 64 << 20
+"""Some hundred thousand commands that wait; the server sets as much disk aside."""
 API_TIMEOUT: Seconds = 5.0
 
 _SECOND = 1_000_000_000
@@ -50,7 +52,7 @@ def inbox_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
         "retention": "limits",
         "discard": "new",
         "max_age": 3600 * _SECOND,
-        "max_bytes": 1 << 30,
+        "max_bytes": INBOX_BYTES,
         "max_msg_size": limits.RECORD_BYTES + 4096,
         "num_replicas": replicas,
         "allow_rollup_hdrs": False,

@@ -11,6 +11,7 @@ A second command for an id waits until the record of the first is folded.
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -69,6 +70,7 @@ class Lead:
         outcomes: Outcomes,
         *,
         bounds: Bounds,
+        folded_to: Callable[[int], Awaitable[None]],
         inbox_epoch: str,
         settled: int,
         replay_until: int,
@@ -78,9 +80,9 @@ class Lead:
         self._committer = committer
         self._outcomes = outcomes
         self._bounds = bounds
+        self._folded_to = folded_to
         self._inbox_epoch = inbox_epoch
         self._replay_until = replay_until
-        self._start = settled
         self._ledger = Ledger(settled)
         self._busy: dict[str, deque[Pending]] = {}
         self._unsafe: defaultdict[int, list[tuple[Pending, ChangeKind | str]]] = defaultdict(list)
@@ -231,7 +233,7 @@ class Lead:
 
     async def _folded_to_the_end(self, stands: int | None) -> None:
         end = stands if stands is not None else await self._roll.end()
-        await self._roster.progress.reached(end)
+        await self._folded_to(end)
 
     async def _replayed(self, pending: Pending) -> bool:
         """Whether an earlier leader settled this command; then it is answered from what it made, or refused."""

@@ -1,7 +1,7 @@
 """Standing for the leader lease, and one term after the other."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -79,6 +79,7 @@ class Leadership:
         roster: Roster,
         committer: Committer,
         beats: Beats,
+        folded_to: Callable[[int], Awaitable[None]],
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -86,6 +87,7 @@ class Leadership:
         self._roster = roster
         self._committer = committer
         self._beats = beats
+        self._folded_to = folded_to
         self._lease = LeaseKey(client, subjects, "leader", ttl=TTL)
         self._position = LeaseKey(client, subjects, "position")
         self._renewed_at: Seconds = 0.0
@@ -153,6 +155,7 @@ class Leadership:
                     self._committer,
                     Outcomes(self._client, self._subjects, self._roster),
                     bounds=Bounds(self._settings.max_agents, self._settings.max_roles),
+                    folded_to=self._folded_to,
                     inbox_epoch=inbox_epoch,
                     settled=settled,
                     replay_until=replay_until,
@@ -164,8 +167,8 @@ class Leadership:
                         await self._lead(self.lead, judge, Settled(inbox_epoch, settled))
                 finally:
                     self._beats.hearing = None
-                    self.lead = None
-                    await self._resign()
+                    lead, self.lead = self.lead, None
+                    await self._resign(lead, inbox_epoch)
 
     async def _lead(self, lead: Lead, judge: Judge, start: Settled) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -206,7 +209,7 @@ class Leadership:
     async def _catch_up(self) -> None:
         """Waits until everything the roll says is folded and on disk."""
         end = (await streams.state(self._client, self._subjects.roll_stream)).last
-        await self._roster.progress.reached(end)
+        await self._folded_to(end)
         await self._committer.settled()
 
     async def _save_position(self, lead: Lead, saved: Settled) -> None:
@@ -284,12 +287,14 @@ class Leadership:
         answer = Greeted(known and not superseded, superseded, self._roster.epoch, self._roster.revision)
         await message.respond(codec.encode(answer))
 
-    async def _resign(self) -> None:
-        """Gives the lease back, so that another worker need not wait for its end."""
+    async def _resign(self, lead: Lead, inbox_epoch: str) -> None:
+        """Saves the position and gives the lease back, so that another worker need not wait for its end."""
         if not self._client.is_connected or not self._fresh():
             return
         try:
             async with asyncio.timeout(0.5):
+                if await self._position.write(codec.encode(Settled(inbox_epoch, lead.settled))):
+                    await lead.tell_refusals(lead.settled)
                 await self._lease.clear()
         except (TimeoutError, Unavailable) as error:
             log.debug("the lease ends by itself", error=str(error))

@@ -151,7 +151,7 @@ class Roster:
         elif change.kind in _SIGNS_OF_LIFE or _revived(before, record):
             lease = self._grant(record)
             if change.kind is ChangeKind.REGISTERED:
-                lease.seen_at = instant(record.updated_at)
+                lease.seen_at, lease.unsaved = instant(record.updated_at), True
         else:
             self.leases.amend(key(record.role, record.id), record)
 

@@ -12,18 +12,18 @@ from nats.aio.client import Client
 
 from rollcall.bus import streams
 from rollcall.bus.connection import barrier, connected
-from rollcall.bus.follow import Follower
-from rollcall.bus.roll import read_change
 from rollcall.bus.streams import StreamState
 from rollcall.bus.subjects import Subjects, key, names
 from rollcall.core import codec
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
+from rollcall.core.records import Change
 from rollcall.store.files import locked
 from rollcall.store.snapshot import Folded, Seen, Snapshot
 from rollcall.worker.answers import Answers
 from rollcall.worker.beats import Beats
 from rollcall.worker.clock import Clock
 from rollcall.worker.commit import Committer
+from rollcall.worker.folding import Folding
 from rollcall.worker.leadership import Leadership
 from rollcall.worker.roster import Roster
 from rollcall.worker.service import Service
@@ -79,8 +79,15 @@ class Worker:
         self._roster = Roster(clock)
         self._committer = Committer(snapshot, self._on_durable)
         self._beats = Beats(client, subjects, self._roster)
+        self._folding = Folding(client, subjects.roll_stream, self._roster, self._committer, self._on_fold)
         self._leadership = Leadership(
-            client, subjects, settings, roster=self._roster, committer=self._committer, beats=self._beats
+            client,
+            subjects,
+            settings,
+            roster=self._roster,
+            committer=self._committer,
+            beats=self._beats,
+            folded_to=self._folding.reached,
         )
         self._service = Service(
             client,
@@ -97,12 +104,13 @@ class Worker:
         """Serves while the block runs."""
         await self._committer.call(self._restore, roll)
         self._committer.start(self._roster.revision)
+        self._folding.start()
         # Beats are heard before the roll is: nobody is late because we were.
         await self._beats.listen()
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
-                    tasks.create_task(self._fold(), name="follow the roll"),
+                    tasks.create_task(self._folding.run(), name="follow the roll"),
                     tasks.create_task(self._committer.run(), name="commit"),
                 ]
                 await self._caught_up(roll.last)
@@ -148,6 +156,9 @@ class Worker:
             "snapshot": str(self._settings.snapshot),
         }
 
+    async def _on_fold(self, change: Change) -> None:
+        await self._leadership.on_fold(change)
+
     async def _on_durable(self, batch: list[Folded]) -> None:
         await self._leadership.on_durable(batch)
 
@@ -166,20 +177,8 @@ class Worker:
         for kept in snapshot.load():
             self._roster.restore(kept.place, kept.seen_at)
 
-    async def _fold(self) -> None:
-        """The one path by which anything becomes known here."""
-        follower = Follower(self._client, self._subjects.roll_stream, self._roster.revision)
-        async for batch in follower.batches():
-            for stored in batch:
-                change = read_change(stored, self._roster.epoch)
-                if change is not None:
-                    before = self._roster.fold(change)
-                    self._committer.add(Folded(change, stored.data, before))
-                    await self._leadership.on_fold(change)
-                self._roster.progress.advance(stored.seq)
-
     async def _caught_up(self, end: int) -> None:
-        await self._roster.progress.reached(end)
+        await self._folding.reached(end)
         await self._drop_what_ended(end)
 
     async def _drop_what_ended(self, end: int) -> None:

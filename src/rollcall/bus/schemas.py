@@ -1,0 +1,205 @@
+"""What every payload and header looks like, as JSON Schema: made from the Structs where one is, else written here."""
+
+from inspect import cleandoc
+from typing import Any, TypeAlias
+
+import msgspec
+
+from rollcall.bus import headers as h
+from rollcall.core.commands import Mode
+from rollcall.core.errors import BY_CODE
+from rollcall.core.query import Query
+from rollcall.core.records import Beat, Change, ChangeKind, Entry, Health, Liveness, Profile, Record
+
+# Any: JSON Schema is free-form JSON.
+Json: TypeAlias = dict[str, Any]
+
+SCHEMAS = "#/components/schemas/"
+"""Where the document keeps what `payloads` returns."""
+
+LAST_SEQUENCE = "Nats-Last-Sequence"
+"""Only watchers read it."""
+
+_TEXT: Json = {"type": "string"}
+_WHOLE: Json = {"type": "integer", "minimum": 0}
+_FLAG: Json = {"type": "boolean"}
+_NOTHING: Json = {"type": "null"}
+_ANYTHING: Json = {"type": "object"}
+_COUNTS: Json = {"type": "object", "additionalProperties": _WHOLE}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": SCHEMAS + name}
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _maybe(schema: Json) -> Json:
+    return {"anyOf": [schema, _NOTHING]}
+
+
+def _object(meaning: str, required: str = "", **members: Json) -> Json:
+    schema: Json = {"description": meaning, "type": "object", "properties": members}
+    return {**schema, "required": required.split()} if required else schema
+
+
+def _signed(schema: Json) -> Json:
+    return {"description": schema["description"], "allOf": [_ref("Signature"), schema]}
+
+
+_ASKED_LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": Query().limit}
+_EXPLAINED = _object("Why an agent was kept or not.", "id role kept why", id=_TEXT, role=_TEXT, kept=_FLAG, why=_TEXT)
+
+# By hand, each because no Struct of the core is it; the tests compare those that a floor above us keeps as a Struct.
+_BY_HAND: dict[str, Json] = {
+    # Made by `codec.encode_error` from an exception.
+    "Error": _object(
+        "What happened, to whom, and the next step.",
+        "error message",
+        error={"enum": sorted(BY_CODE)},
+        message=_TEXT,
+        command={**_TEXT, "description": "In a refusal: the verb that was refused."},
+        subject={**_TEXT, "description": "Where the command came, if its tokens spell no name."},
+        holder={**_ANYTHING, "description": "In a conflict: who holds the place."},
+        revision={**_WHOLE, "description": "In a conflict: the revision that stands."},
+    ),
+    # What the server, not we, answers to a publish into a stream.
+    "PubAck": _object("Queued, or why not.", stream=_TEXT, seq=_WHOLE, duplicate=_FLAG, error=_ANYTHING),
+    # A merge patch is any object; what may be in it is what a profile may hold.
+    "Patch": {**_ANYTHING, "description": "A JSON merge patch (RFC 7396) on the record."},
+    # Read member by member in `bus.inbox`.
+    "Goodbye": _object("Why the agent leaves.", reason=_TEXT),
+    # A plain list on the hot path; in the array form of draft 7, which AsyncAPI speaks.
+    "Beats": {
+        "description": "Beats of many agents of one host: the key <role>.<id> in tokens, and the incarnation or 0.",
+        **_list({"type": "array", "items": [_TEXT, _WHOLE], "minItems": 2, "maxItems": 2}),
+    },
+    # The Structs of these live with the worker, above us.
+    "Hello": _object("Which life of the agent asks; 0 means any.", incarnation={"type": "integer", "default": 0}),
+    "Greeted": _object(
+        "Whether this life is on the roll, and whether another one took its place.",
+        "known superseded epoch revision",
+        known=_FLAG,
+        superseded=_FLAG,
+        epoch=_TEXT,
+        revision=_WHOLE,
+    ),
+    "HistoryQuery": _object("How many changes, the newest.", limit={**_ASKED_LIMIT, "default": 100}),
+    "SinceQuery": _object(
+        "Which changes a client has: all of `role` (empty: of every role) up to `revision` of `epoch`.",
+        epoch={**_TEXT, "default": ""},
+        revision={"type": "integer", "default": 0},
+        role={**_TEXT, "default": ""},
+        limit={**_ASKED_LIMIT, "default": Query().limit},
+        cursor={**_TEXT, "default": ""},
+    ),
+    "Freshness": _object("Which revision the answer must know at least.", at_least=_maybe(_WHOLE), epoch=_TEXT),
+    # Answers are put together from ready bytes, never from one Struct.
+    "Signature": _object(
+        "What every answer says: which worker, how much of which roll it knows, and the guard (null today).",
+        "epoch revision worker guard",
+        epoch=_TEXT,
+        revision=_WHOLE,
+        worker=_TEXT,
+        guard=_NOTHING,
+    ),
+    "Page": _signed(
+        _object(
+            "Agents, one page of them; or `not_modified` alone, in answer to `if_revision`.",
+            agents=_list(_ref("Entry")),
+            count=_WHOLE,
+            next=_maybe(_TEXT),
+            explained=_list(_EXPLAINED),
+            not_modified=_FLAG,
+        )
+    ),
+    "Found": {"description": "One agent, to the moment.", "allOf": [_ref("Entry"), _ref("Signature")]},
+    "History": _signed(_object("Changes of one agent, oldest first.", "changes", changes=_list(_ref("Change")))),
+    "Caught": _signed(
+        _object(
+            "Changes after a position; or with `too_old` the agents themselves, page by page.",
+            "too_old",
+            too_old=_FLAG,
+            changes=_list(_ref("Change")),
+            upto=_WHOLE,
+            more=_FLAG,
+            agents=_list(_ref("Entry")),
+            count=_WHOLE,
+            next=_maybe(_TEXT),
+        )
+    ),
+    "Info": _signed(
+        _object(
+            "The state of the registry, as one worker sees it.",
+            realm=_TEXT,
+            version=_TEXT,
+            leader=_TEXT,
+            time=_TEXT,
+            started_at=_TEXT,
+            snapshot=_TEXT,
+            durable=_WHOLE,
+            agents=_WHOLE,
+            beats=_WHOLE,
+            leads=_FLAG,
+            liveness=_COUNTS,
+            roles=_COUNTS,
+            inbox=_maybe(_COUNTS),
+        )
+    ),
+    "Sign": _object(
+        "An agent begins or ends to be suspect or stuck.",
+        "liveness last_seen revision",
+        liveness=_ref("Liveness"),
+        last_seen=_maybe(_TEXT),
+        revision=_WHOLE,
+    ),
+    "Beacon": _object(
+        "The leader's word: how far the roll is, and the last revision that touched each role.",
+        "epoch revision leader guard inbox roles",
+        epoch=_TEXT,
+        revision=_WHOLE,
+        leader=_TEXT,
+        guard=_NOTHING,
+        inbox=_COUNTS,
+        roles=_COUNTS,
+    ),
+    # These two Structs live with the SDK, above us.
+    "RollCall": _object("Announce yourself again within `window` seconds.", window={"type": "number", "default": 1.0}),
+    "Pong": _object("A sign of life on demand.", incarnation=_WHOLE, loop_lag={"type": "number"}),
+}
+
+_NUMBER: Json = {"type": "string", "pattern": "^[0-9]{1,19}$"}
+HEADERS: dict[str, Json] = {
+    h.MODE: {**_TEXT, "enum": [str(mode) for mode in Mode], "default": str(Mode.CLAIM)},
+    h.CLIENT: {**_TEXT, "pattern": "^[A-Za-z0-9_-]{16,64}$", "description": "The token under which outcomes come."},
+    h.COMMAND: {**_TEXT, "description": "The client's own name for the command; the outcome repeats it."},
+    h.INCARNATION: {**_NUMBER, "description": "Refuse unless the record is of this life."},
+    h.EXPECTED_REVISION: {**_NUMBER, "description": "Refuse unless the agent stands at this revision."},
+    h.BEAT: {**_TEXT, "enum": ["1"], "description": "The update is a sign of life too."},
+    h.CHANGE: {**_TEXT, "description": f"{', '.join(ChangeKind)}; in an outcome also unchanged."},
+    h.REASON: {**_TEXT, "description": "Why, as percent-encoded UTF-8."},
+    h.EPOCH: {**_TEXT, "description": "Which roll."},
+    h.ERROR_CODE: {**_TEXT, "enum": sorted(str(kind.status) for kind in BY_CODE.values())},
+    h.ERROR: {**_TEXT, "enum": sorted(BY_CODE)},
+    h.SEQUENCE: {**_NUMBER, "description": "The revision of the change."},
+    LAST_SEQUENCE: {**_NUMBER, "description": "The agent's revision before this one; 0 for none."},
+    h.STORED_AT: {**_TEXT, "format": "date-time", "description": "When the server stored it."},
+    h.KV_OPERATION: {**_TEXT, "enum": ["PURGE"], "description": "There when the agent is gone."},
+}
+
+
+_STRUCTS = (Profile, Record, Entry, Health, Beat, Query, Change, Liveness)
+
+
+def payloads() -> dict[str, Json]:
+    """The schemas of all payloads, by name."""
+    _, made = msgspec.json.schema_components(_STRUCTS, ref_template=SCHEMAS + "{name}")
+    # Answers write the instant as text; see core.instants.
+    made["Change"]["properties"]["at"] = _TEXT
+    return {name: _clean(schema) for name, schema in sorted({**made, **_BY_HAND}.items())}
+
+
+def _clean(schema: Json) -> Json:
+    return {**schema, "description": cleandoc(schema["description"]).replace("``", "`")}

@@ -1,0 +1,98 @@
+"""Real processes for tests: started, watched, and ended by their id."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROLLCALL = [sys.executable, "-m", "rollcall.faces.cli.app"]
+
+
+class Process:
+    """One `rollcall` command in a process of its own."""
+
+    def __init__(self, *arguments: str, home: Path, env: dict[str, str] | None = None) -> None:
+        self.log = home / f"log-{time.monotonic_ns()}"
+        with self.log.open("wb") as log:
+            self.popen = subprocess.Popen(
+                [*ROLLCALL, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "ROLLCALL_DATA_DIR": str(home / "data"), **(env or {})},
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(10)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+    def ready(self, file: Path, within: float = 30.0) -> dict[str, Any]:
+        """What the ready file says, once it is there."""
+        deadline = time.monotonic() + within
+        while not file.exists():
+            assert self.popen.poll() is None, f"ended at once: {self.said()}"
+            assert time.monotonic() < deadline, f"not ready: {self.said()}"
+            time.sleep(0.02)
+        return json.loads(file.read_text())
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def interrupt(self) -> float:
+        """Ctrl-C; returns the seconds until it ended."""
+        started = time.monotonic()
+        self.popen.send_signal(signal.SIGINT)
+        self.popen.wait(30)
+        return time.monotonic() - started
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def rollcall(*arguments: str, env: dict[str, str] | None = None, timeout: float = 60) -> subprocess.CompletedProcess:
+    """Runs a command to its end."""
+    return subprocess.run(
+        [*ROLLCALL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "80", **(env or {})},
+        check=False,
+    )
+
+
+def gone(pid: int) -> bool:
+    """Whether no process has that id, or only its remains."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(text.rpartition(")")[2].split()[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
