@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from rollcall.bus import asyncapi, headers
+from rollcall.bus import asyncapi, headers, streams
+from rollcall.bus.subjects import Subjects
 from rollcall.core import limits
 from rollcall.core.commands import Mode
 from rollcall.core.decide import _FIXED
@@ -99,6 +100,14 @@ def test_the_times_are_those_of_the_code():
     assert f"suspect after {late * interval:g} s and lost after {DEFAULT_TTL:g} s" in TEXT
     assert f"each {interval:g} s by default" in TEXT
     assert f"`loop_lag` of {STUCK_AFTER:g} s or more" in TEXT
+
+
+def test_the_bounds_of_the_inbox_are_those_of_the_code():
+    inbox = streams.inbox_config(Subjects("r"), 1)
+
+    hours, mebibytes = inbox["max_age"] // 3600 // 10**9, inbox["max_bytes"] >> 20
+    assert f"at most {hours} h, {mebibytes} MiB, {inbox['max_msg_size']} bytes each with headers" in TEXT
+    assert f"history {streams.HISTORY}" in TEXT
 
 
 def test_examples_publish_json_where_a_client_may():
