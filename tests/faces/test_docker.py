@@ -17,11 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nats.errors
 import pytest
 import yaml
-from nats.js.errors import APIError
-from nats.js.errors import NotFoundError as NoStream
 
 import rollcall
 from rollcall import Unavailable
@@ -39,6 +36,9 @@ CONF = DOCKER / "nats-server.conf"
 
 # All digits: what a server would take for a number if it were not quoted on the way.
 PASSWORD = "20251120"
+JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
+"""An error code of nats-server."""
+
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[?-])(?P<word>[^}]*))?\}")
 
 
@@ -230,9 +230,7 @@ def test_the_command_is_on_the_path_of_the_image() -> None:
 
 
 def test_every_command_and_option_exists() -> None:
-    assert ["worker", "up", "info", "doctor"] == sorted(
-        {line[0] for line in command_lines()}, key="worker up info doctor".split().index
-    )
+    assert {line[0] for line in command_lines()} == {"worker", "up", "info", "doctor"}
 
     for subcommand, *arguments in command_lines():
         known = set(re.findall(r"--[a-z][a-z-]*", help_of(subcommand)))
@@ -401,13 +399,26 @@ def _server(home: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]
     # The store cannot be named on the command line when the file names one.
     config = home / "nats-server.conf"
     config.write_text(CONF.read_text().replace('"store_dir": "/data"', f'"store_dir": "{home / "data"}"'))
-    process = subprocess.Popen(
-        [str(binary()), "-c", str(config), "-a", "127.0.0.1", "-p", "-1", "-m", "-1", "--ports_file_dir", str(home)],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=(home / "log").open("wb"),
-        preexec_fn=die_with_parent(signal.SIGKILL),
-    )
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                str(binary()),
+                "-c",
+                str(config),
+                "-a",
+                "127.0.0.1",
+                "-p",
+                "-1",
+                "-m",
+                "-1",
+                "--ports_file_dir",
+                str(home),
+            ],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent(signal.SIGKILL),
+        )
     try:
         yield asyncio.run(eventually(lambda: _addresses(process, home), what="a nats-server"))
     finally:
@@ -501,11 +512,9 @@ async def test_an_agent_cannot_touch_a_stream(server: dict[str, str], tmp_path: 
                 assert json.loads(reply.data)["config"]["name"] == stream
         async with connected(as_agent(server), name="an agent") as agent:
             for stream in streams:
-                # Nobody even hears the question: the account has no JetStream, and imports none.
-                with pytest.raises((nats.errors.NoRespondersError, NoStream, APIError, nats.errors.TimeoutError)):
-                    reply = await agent.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=1)
-                    assert b'"config"' not in reply.data
-                    raise APIError.from_error(json.loads(reply.data)["error"])
+                reply = await agent.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=5)
+                assert "config" not in json.loads(reply.data)
+                assert json.loads(reply.data)["error"]["err_code"] == JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
 
 
 async def test_an_agent_cannot_write_the_roll_past_the_registry(server: dict[str, str], tmp_path: Path) -> None:
@@ -514,7 +523,6 @@ async def test_an_agent_cannot_write_the_roll_past_the_registry(server: dict[str
 
         async with connected(as_agent(server), name="a forger") as forger:
             await forger.publish("$KV.rollcall_forged.worker.a1", b'{"name": "forged"}')
-            await forger.publish("rollcall.forged.changes.worker.a1", b'{"name": "forged"}')
             await forger.flush()
         after = await registry.register("worker", "a2", ttl=None)
         held = await registry.get("a1")

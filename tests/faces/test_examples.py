@@ -26,6 +26,8 @@ PATIENCE = 30.0
 async def started(bus: Bus, program: str, *arguments: str) -> AsyncIterator[Process]:
     """An example as a process of its own, in the realm of the test by its environment; it never outlives the block."""
     environment = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm}
+    # What an example prints must come at once by its own doing.
+    environment.pop("PYTHONUNBUFFERED", None)
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(EXAMPLES / program), *arguments, stdout=PIPE, stderr=PIPE, env=environment
     )
