@@ -23,7 +23,8 @@ from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Milliseconds, Seconds
 
 HEARTBEAT: Seconds = 0.5
-SILENCE: Seconds = 2.5 * HEARTBEAT
+MAX_SILENT = 3
+"""Waits of a heartbeat's time without any message before the consumer counts as gone."""
 BATCH = 1000
 RETRY: Seconds = 0.2
 
@@ -69,7 +70,8 @@ class Follower:
         self._consumer = ""
         self._consumer_seq = 0
         self._credit = 0
-        self._heard_at = 0.0
+        self._heard = False
+        self._silent = 0
         self._generation = 0
         self._end = 0
         self._expected = 0
@@ -132,7 +134,7 @@ class Follower:
             raise RolledBack(self._stream, self._last, end)
         self._consumer = f"rollcall-{secrets.token_hex(8)}"
         self._consumer_seq, self._credit, self._broken, self._gathered = 0, 0, "", []
-        self._heard_at = self._now()
+        self._heard, self._silent = True, 0
         config = {
             "name": self._consumer,
             "deliver_policy": "by_start_sequence",
@@ -168,7 +170,9 @@ class Follower:
                 async with asyncio.timeout(HEARTBEAT):
                     await self._arrived.wait()
             except TimeoutError:
-                if self._now() - self._heard_at > SILENCE:
+                self._silent = 0 if self._heard else self._silent + 1
+                self._heard = False
+                if self._silent >= MAX_SILENT:
                     self._broken = "silence"
         batch, self._gathered = self._gathered, []
         if batch:
@@ -179,7 +183,7 @@ class Follower:
         self.upto = max(self.upto, self._last, seq)
 
     def _receive(self, message: Msg) -> None:
-        self._heard_at = self._now()
+        self._heard = True
         headers = message.headers or {}
         status = headers.get("Status")
         if status is not None:
@@ -217,7 +221,3 @@ class Follower:
             self._credit = 0
         else:
             self._broken = f"status {status} {description}"
-
-    @staticmethod
-    def _now() -> Seconds:
-        return asyncio.get_running_loop().time()

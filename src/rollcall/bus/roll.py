@@ -84,7 +84,8 @@ class Roll:
         self._tombstone_ttl = f"{max(1, round(tombstone_ttl))}s"
         self._prefix = client.new_inbox()
         self._waiting: dict[int, _Waiting] = {}
-        self._room = asyncio.Semaphore(WINDOW)
+        self._room = asyncio.Event()
+        self._room.set()
         self._next = 0
 
     @asynccontextmanager
@@ -106,7 +107,9 @@ class Roll:
 
         Waits while as many writes as the window allows are on their way.
         """
-        await self._room.acquire()
+        while len(self._waiting) >= WINDOW:
+            self._room.clear()
+            await self._room.wait()
         self._next += 1
         self._waiting[self._next] = _Waiting(done, asyncio.get_running_loop().time())
         _, _, id = key_.partition(".")
@@ -145,7 +148,7 @@ class Roll:
         waiting = self._waiting.pop(number, None)
         if waiting is None:
             return
-        self._room.release()
+        self._room.set()
         waiting.done(_read_ack(message))
 
     async def _give_up(self) -> None:
@@ -153,7 +156,7 @@ class Roll:
             await asyncio.sleep(1)
             horizon = asyncio.get_running_loop().time() - ACK_TIMEOUT
             for number in [number for number, waiting in self._waiting.items() if waiting.since < horizon]:
-                self._room.release()
+                self._room.set()
                 self._waiting.pop(number).done(Unknown("the server did not answer"))
 
 

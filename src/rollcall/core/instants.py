@@ -4,6 +4,7 @@ Inside, an instant is an ``int`` of milliseconds since 1970. On the wire it is t
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeAlias
 
 from rollcall.core.errors import Invalid
@@ -15,7 +16,13 @@ Timestamp: TypeAlias = str
 
 def timestamp(instant: Milliseconds) -> Timestamp:
     """``1_763_649_600_123`` -> ``"2025-11-20T14:40:00.123Z"``."""
-    return datetime.fromtimestamp(instant / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    seconds, milliseconds = divmod(instant, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def instant(text: Timestamp) -> Milliseconds:

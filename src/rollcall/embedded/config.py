@@ -46,6 +46,14 @@ AGENT_USER = "agent"
 """Who comes without a key is this user of AGENTS."""
 
 
+def _of_any_realm(subject: str) -> str:
+    return f"{ROOT}.*.{subject}"
+
+
+AGENT_PERMISSIONS = {"publish": {"deny": [_of_any_realm(subject) for subject in TOLD]}}
+"""What the registry tells nobody else may tell: a forged change would deceive every watcher."""
+
+
 class ServerSettings(Struct, frozen=True, kw_only=True):
     """What the bundled server is told. `port` -1 means a free one."""
 
@@ -111,7 +119,7 @@ def _registry(key: str) -> dict[str, Any]:
 
 def _agents() -> dict[str, Any]:
     return {
-        "users": [{"user": AGENT_USER, "password": ""}],
+        "users": [{"user": AGENT_USER, "password": "", "permissions": AGENT_PERMISSIONS}],
         "exports": [
             *({"stream": _of_any_realm(subject), "accounts": ["REGISTRY"]} for subject in BEATS),
             {"service": _of_any_realm(PING), "accounts": ["REGISTRY"]},
@@ -123,7 +131,3 @@ def _agents() -> dict[str, Any]:
             *({"stream": {"account": "REGISTRY", "subject": _of_any_realm(subject)}} for subject in TOLD),
         ],
     }
-
-
-def _of_any_realm(subject: str) -> str:
-    return f"{ROOT}.*.{subject}"

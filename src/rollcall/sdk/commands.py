@@ -40,6 +40,15 @@ class Outgoing(Struct, frozen=True):
     headers: dict[str, str] = {}
 
 
+class Flying(Struct, frozen=True, gc=False):
+    """A command that was sent and not answered yet."""
+
+    command: Outgoing
+    name: str
+    future: asyncio.Future[Entry]
+    deadline: Seconds
+
+
 class Commands:
     """The commands of one client of a realm."""
 
@@ -89,29 +98,29 @@ class Commands:
     ) -> Sequence[Entry | RollcallError]:
         """Sends many commands, a window of them at once; each has its own outcome, in the order given."""
         outcomes: list[Entry | RollcallError] = []
-        flying: list[tuple[Outgoing, str, asyncio.Future[Entry]]] = []
+        flying: list[Flying] = []
+        now = asyncio.get_running_loop().time
         for command in commands:
-            flying.append((command, *await self._publish(command)))
+            name, future = await self._publish(command)
+            flying.append(Flying(command, name, future, now() + timeout))
             if len(flying) >= WINDOW:
                 # Half of the window lands while the other half stays on its way.
-                outcomes += [await self._landed(*one, timeout) for one in flying[: WINDOW // 2]]
+                outcomes += [await self._landed(one, timeout) for one in flying[: WINDOW // 2]]
                 del flying[: WINDOW // 2]
-        return outcomes + [await self._landed(*one, timeout) for one in flying]
+        return outcomes + [await self._landed(one, timeout) for one in flying]
 
-    async def _landed(
-        self, command: Outgoing, name: str, future: asyncio.Future[Entry], timeout: Seconds
-    ) -> Entry | RollcallError:
+    async def _landed(self, one: "Flying", timeout: Seconds) -> Entry | RollcallError:
         try:
-            if future.done():
-                return future.result()
-            async with asyncio.timeout(timeout):
-                return await future
+            if one.future.done():
+                return one.future.result()
+            async with asyncio.timeout_at(one.deadline):
+                return await one.future
         except TimeoutError:
-            return _silence(command, timeout)
+            return _silence(one.command, timeout)
         except RollcallError as error:
             return error
         finally:
-            self._waiting.pop(name, None)
+            self._waiting.pop(one.name, None)
 
     async def _publish(self, command: Outgoing) -> tuple[str, asyncio.Future[Entry]]:
         self._next += 1

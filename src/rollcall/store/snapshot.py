@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from rollcall.core import codec
 from rollcall.core.errors import Unavailable
-from rollcall.core.instants import Milliseconds
+from rollcall.core.instants import Milliseconds, instant
 from rollcall.core.records import ENDINGS, Cause, Change, ChangeKind, Place, Record
 from rollcall.store import schema
 
@@ -92,7 +92,7 @@ class Snapshot:
         for kind, revision, at, seen, health, record in self._connection.execute(
             "SELECT kind, revision, at, last_seen, health, record FROM agents"
         ):
-            yield Kept(_place(kind, revision, at, record), seen, health)
+            yield Kept(_place(kind, revision, at, record), seen or None, health)
         for kind, revision, at, record in self._connection.execute("SELECT kind, revision, at, record FROM tombstones"):
             yield Kept(_place(kind, revision, at, record))
 
@@ -225,11 +225,12 @@ _INSERT_CHANGE = (
 )
 
 _UPSERT_AGENT = (
-    "INSERT INTO agents (id, role, name, status, address, version, revision, kind, at, lost_at, record)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO agents (id, role, name, status, address, version, revision, kind, at, lost_at, record, last_seen)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET role = excluded.role, name = excluded.name, status = excluded.status,"
     " address = excluded.address, version = excluded.version, revision = excluded.revision, kind = excluded.kind,"
-    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record"
+    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record,"
+    " last_seen = max(coalesce(excluded.last_seen, 0), coalesce(last_seen, 0))"
 )
 
 _DELETE_CAPABILITY = "DELETE FROM capabilities WHERE capability = ? AND id = ?"
@@ -294,6 +295,8 @@ def _agent_row(folded: Folded) -> tuple[object, ...]:
         change.at,
         record.lost_at,
         folded.data.decode(),
+        # A registration is a sign of life; what else is heard is stored by `see`.
+        instant(record.updated_at) if change.kind is ChangeKind.REGISTERED else None,
     )
 
 

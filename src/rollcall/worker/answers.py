@@ -15,7 +15,7 @@ from msgspec import Struct
 from rollcall.bus.subjects import text, token
 from rollcall.core import codec
 from rollcall.core.errors import Invalid
-from rollcall.core.instants import Seconds
+from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.query import By, Query, check, mismatch
 from rollcall.core.records import Place
 from rollcall.worker.roster import Roster, order
@@ -33,6 +33,44 @@ class Ready(Struct, gc=False):
     made_at: Seconds
     cost: Seconds
     at_least: bool
+
+
+class Reply:
+    """What one reply has room for: entries up to a limit, and why candidates fit or not."""
+
+    def __init__(self, room: int, limit: int) -> None:
+        self._room = room
+        self._limit = limit
+        self._last: Place | None = None
+        self.entries: list[bytes] = []
+        self.explained: list[dict[str, Any]] = []
+        self.cursor: str | None = None
+
+    def add(self, place: Place, entry: bytes) -> bool:
+        """Takes an entry in; False when there is no room, and `cursor` then says where to go on."""
+        if len(self.entries) == self._limit or not self._fits(len(entry)):
+            return self._end()
+        self.entries.append(entry)
+        self._last = place
+        return True
+
+    def explain(self, place: Place, why: str) -> bool:
+        """Takes in why a candidate fits or not; False when there is no room."""
+        one = {"id": place.record.id, "role": place.record.role, "kept": not why, "why": why}
+        if not self._fits(len(codec.encode(one))):
+            return self._end()
+        self.explained.append(one)
+        if why:
+            self._last = place
+        return True
+
+    def _fits(self, size: int) -> bool:
+        self._room -= size + 1
+        return self._room >= 0
+
+    def _end(self) -> bool:
+        self.cursor = _cursor(self._last) if self._last is not None else None
+        return False
 
 
 class Answers:
@@ -71,7 +109,9 @@ class Answers:
         started = self._roster.clock.now()
         known = self._roster.roles.get(role)
         role_revision = known.revision if known is not None else 0
-        if query.if_revision is not None and query.epoch == self._roster.epoch and role_revision <= query.if_revision:
+        same_roll = query.epoch == self._roster.epoch
+        # Of a role that is gone nobody knows any more when that was, so its end is always told.
+        if known is not None and query.if_revision is not None and same_roll and role_revision <= query.if_revision:
             return self.envelope(not_modified=True)
         if query.pick is not None:
             return self._picked(role, query)
@@ -121,34 +161,23 @@ class Answers:
         """One page: entries until the limit or the room for a reply is reached, and the cursor behind the last."""
         clock = self._roster.clock
         now, wall = clock.now(), clock.wall()
-        explained: list[dict[str, Any]] = []
-        entries: list[bytes] = []
-        room, more, last = self._room, False, None
+        reply = Reply(self._room, query.limit)
         for place in self._after(roles, query.cursor):
             why = mismatch(query, place.record, self._roster.liveness(place, now))
-            if query.explain and len(explained) < query.limit:
-                explained.append({"id": place.record.id, "role": place.record.role, "kept": not why, "why": why})
-            if why:
-                continue
-            if len(entries) == query.limit:
-                more = True
+            if query.explain and not reply.explain(place, why):
                 break
-            entry = codec.splice(codec.encode_record(place.record), self._roster.observation(place, now, wall))
-            room -= len(entry) + 1
-            if room < 0:
-                more = True
+            if not why and not reply.add(place, self._spliced(place, now, wall)):
                 break
-            entries.append(entry)
-            last = place
-        return self._wrapped(entries, _cursor(last) if more and last is not None else None, explained, query)
+        return self._wrapped(reply, query)
 
-    def _wrapped(
-        self, entries: list[bytes], cursor: str | None, explained: list[dict[str, Any]], query: Query
-    ) -> bytes:
-        rest: dict[str, Any] = {"count": len(entries), "next": cursor}
+    def _spliced(self, place: Place, now: Seconds, wall: Milliseconds) -> bytes:
+        return codec.splice(codec.encode_record(place.record), self._roster.observation(place, now, wall))
+
+    def _wrapped(self, reply: "Reply", query: Query) -> bytes:
+        rest: dict[str, Any] = {"count": len(reply.entries), "next": reply.cursor}
         if query.explain:
-            rest["explained"] = explained
-        return b'{"agents":[' + b",".join(entries) + b"]," + codec.encode({**rest, **self.signature()})[1:]
+            rest["explained"] = reply.explained
+        return b'{"agents":[' + b",".join(reply.entries) + b"]," + codec.encode({**rest, **self.signature()})[1:]
 
     def _after(self, roles: Sequence[str], cursor: str) -> Iterator[Place]:
         """The agents of `roles` behind `cursor`."""
@@ -160,23 +189,22 @@ class Answers:
         return chain(rest, chain.from_iterable(later))
 
     def _picked(self, role: str, query: Query) -> bytes:
+        assert query.pick is not None
         clock = self._roster.clock
         now, wall = clock.now(), clock.wall()
-        explained: list[dict[str, Any]] = []
+        reply = Reply(self._room, query.pick)
         fitting: list[Place] = []
         for place in self._roster.members(role):
             why = mismatch(query, place.record, self._roster.liveness(place, now))
             if query.explain:
-                explained.append({"id": place.record.id, "role": role, "kept": not why, "why": why})
+                reply.explain(place, why)
             if not why:
                 fitting.append(place)
-        assert query.pick is not None
-        chosen = self._choose(role, fitting, min(query.pick, len(fitting)), query.by)
-        entries = [
-            codec.splice(codec.encode_record(place.record), self._roster.observation(place, now, wall))
-            for place in chosen
-        ]
-        return self._wrapped(entries, None, explained, query)
+        for place in self._choose(role, fitting, min(query.pick, len(fitting)), query.by):
+            if not reply.add(place, self._spliced(place, now, wall)):
+                break
+        reply.cursor = None
+        return self._wrapped(reply, query)
 
     def _choose(self, role: str, fitting: list[Place], count: int, by: By) -> Iterable[Place]:
         match by:

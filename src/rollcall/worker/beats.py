@@ -63,6 +63,8 @@ class Beats:
         clock = self._roster.clock
         if not data:
             lease = self._roster.leases.beat(key, 0, clock.now(), clock.wall())
+            if lease is not None:
+                lease.stuck_for = 0.0
         else:
             try:
                 beat = _read(data)
@@ -92,6 +94,9 @@ class Beats:
             known = leases.get(key)
             # A host renews only those who say that it beats for them.
             lease = leases.beat(key, incarnation, now, wall) if known is not None and known.host == host else None
+            if lease is not None:
+                # Who stands still beats alone and says so.
+                lease.stuck_for = 0.0
             if self.hearing is not None and (lease is None or lease.lost or lease.told):
                 await self._attend(key, lease)
 
@@ -99,7 +104,10 @@ class Beats:
         assert self.hearing is not None
         if lease is None:
             await self.hearing.refused(
-                key, NotFound(f"a beat for {key} renewed nothing: no such agent, or another life; register it")
+                key,
+                NotFound(
+                    f"a beat for {key} renewed nothing: no such agent, another life, or another host's; register it"
+                ),
             )
         elif lease.lost:
             await self.hearing.again(key, lease)

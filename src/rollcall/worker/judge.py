@@ -10,6 +10,7 @@ from collections.abc import Callable
 import structlog
 from nats.aio.client import Client
 
+from rollcall.bus import headers as h
 from rollcall.bus.subjects import Subjects, names
 from rollcall.core import codec
 from rollcall.core.commands import Lose, Recover
@@ -92,7 +93,8 @@ class Judge:
             # Whoever spells no name cannot be listening for it.
             return
         body = codec.encode_error(type(error)(error.message, command="heartbeat"))
-        await self._client.publish(self._subjects.rejected(key), body)
+        headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
+        await self._client.publish(self._subjects.rejected(key), body, headers=headers)
 
     async def _judge(self, now: Seconds) -> None:
         for key, lease, stage in self._roster.leases.due(now):

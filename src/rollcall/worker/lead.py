@@ -125,7 +125,7 @@ class Lead:
         pending = waiting[0]
         pending.folded = True
         self._unsafe[change.revision].append((pending, change.kind))
-        if isinstance(pending.command, Update) and pending.command.beat:
+        if change.kind is ChangeKind.UPDATED and _is_sign_of_life(pending.command):
             await self._outcomes.alive(change.record)
         waiting.popleft()
         await self._advance(change.id)
@@ -254,8 +254,7 @@ class Lead:
         return False
 
     async def _unchanged(self, pending: Pending, place: Place) -> None:
-        command = pending.command
-        if isinstance(command, Register) or (isinstance(command, Update) and command.beat):
+        if _is_sign_of_life(pending.command):
             await self._outcomes.alive(place.record)
         if place.revision > self._committer.durable.at:
             self._unsafe[place.revision].append((pending, UNCHANGED))
@@ -289,9 +288,16 @@ class Lead:
         if accepted.kind is not ChangeKind.REGISTERED or (place is not None and not place.gone):
             return
         if len(self._roster) >= self._bounds.agents:
-            raise Busy(f"the realm holds {len(self._roster)} agents, its bound; deregister some or raise --max-agents")
+            raise Busy(
+                f"the realm holds {len(self._roster)} agents, its bound; deregister some or raise ROLLCALL_MAX_AGENTS"
+            )
         if accepted.record.role not in self._roster.roles and len(self._roster.roles) >= self._bounds.roles:
             raise Busy(f"the realm holds {len(self._roster.roles)} roles, its bound; use an existing role")
+
+
+def _is_sign_of_life(command: Command) -> bool:
+    """Whether the agent itself spoke; an update may be an operator's unless it says that it is a beat too."""
+    return isinstance(command, Register) or (isinstance(command, Update) and command.beat)
 
 
 def _is_of(change: Change, pending: Pending) -> bool:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from rollcall.bus import headers as h
 from rollcall.bus import streams
 from rollcall.bus.connection import release
 from rollcall.bus.follow import Follower
@@ -278,14 +279,19 @@ class Leadership:
             role, id = names(".".join(message.subject.split(".")[3:]))
             hello = codec.decode(message.data, Hello) if message.data else Hello()
         except RollcallError as error:
-            await message.respond(codec.encode_error(error))
+            headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
+            await self._client.publish(message.reply, codec.encode_error(error), headers=headers)
             return
+        # Not message.respond: that sends the question's headers back, and with them who asked.
+        await self._client.publish(message.reply, codec.encode(self._greeted(role, id, hello.incarnation)))
+
+    def _greeted(self, role: str, id: str, incarnation: int) -> Greeted:
         place = self._roster.standing(id)
-        known = place is not None and place.record.role == role
-        held = place.record.incarnation if place is not None else 0
-        superseded = known and hello.incarnation not in (0, held)
-        answer = Greeted(known and not superseded, superseded, self._roster.epoch, self._roster.revision)
-        await message.respond(codec.encode(answer))
+        epoch, revision = self._roster.epoch, self._roster.revision
+        if place is None or place.record.role != role:
+            return Greeted(False, False, epoch, revision)
+        held = place.record.incarnation
+        return Greeted(incarnation in (0, held), 0 < incarnation < held, epoch, revision)
 
     async def _resign(self, lead: Lead, inbox_epoch: str) -> None:
         """Saves the position and gives the lease back, so that another worker need not wait for its end."""

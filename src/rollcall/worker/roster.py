@@ -25,6 +25,10 @@ class Role:
         self.tombstones = 0
         self._in_order: list[Place] | None = None
 
+    def touched(self, revision: int) -> None:
+        """A change of this revision was about one of them."""
+        self.revision = max(self.revision, revision)
+
     def put(self, place: Place) -> None:
         """Adds or renews an agent."""
         self.members[place.record.id] = place
@@ -79,8 +83,10 @@ class Roster:
         """Takes a place from the snapshot; its agent has a full ttl from now."""
         if place.gone:
             self._bury(place)
+            self._role(place.record.role).touched(place.revision)
             return
         self._put(place)
+        self._role(place.record.role).touched(place.revision)
         lease = self._grant(place.record)
         lease.seen_at = seen_at
         if place.record.lost_at is not None:
@@ -101,7 +107,7 @@ class Roster:
             self._put(place)
             self._unbury(change.id)
             self._lease_after(before, change)
-        self._role(change.role).revision = change.revision
+        self._role(change.role).touched(change.revision)
         return before
 
     def forget(self, id: str) -> None:
@@ -110,7 +116,7 @@ class Roster:
         place = self._places.get(id)
         if place is not None:
             self._remove(place)
-            self._role(place.record.role).revision = self.revision
+            self._role(place.record.role).touched(self.revision)
 
     def ended_tombstones(self, before: Milliseconds) -> list[str]:
         """The ids whose tombstone was set before a wall-clock time."""
@@ -151,7 +157,7 @@ class Roster:
         elif change.kind in _SIGNS_OF_LIFE or _revived(before, record):
             lease = self._grant(record)
             if change.kind is ChangeKind.REGISTERED:
-                lease.seen_at, lease.unsaved = instant(record.updated_at), True
+                lease.seen_at = instant(record.updated_at)
         else:
             self.leases.amend(key(record.role, record.id), record)
 

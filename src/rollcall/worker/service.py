@@ -183,6 +183,7 @@ class Service:
 
     async def _since(self, request: Request) -> bytes:
         query = codec.decode(request.data, SinceQuery) if request.data else SinceQuery()
+        folded = self._roster.revision
         await self._committer.settled()
         position = Position(query.epoch, query.revision)
         horizon = await self._committer.call(self._committer.snapshot.horizon, query.epoch)
@@ -192,7 +193,7 @@ class Service:
         changes = await self._committer.call(self._committer.snapshot.since, position, limit)
         wanted = [_told(change) for change in changes if not query.role or change.role == query.role]
         told, cut = self._fitting(wanted)
-        upto = int(told[-1]["revision"]) if cut else changes[-1].revision if changes else self._roster.revision
+        upto = int(told[-1]["revision"]) if cut else changes[-1].revision if changes else folded
         more = cut or len(changes) == limit
         return self._answers.envelope(changes=told, upto=upto, more=more, too_old=False)
 

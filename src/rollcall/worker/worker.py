@@ -128,7 +128,7 @@ class Worker:
                     task.cancel()
         finally:
             await self._committer.drain()
-            await self._committer.call(self._see)
+            await self._see()
             await self._committer.close()
 
     def info(self) -> dict[str, Any]:
@@ -203,17 +203,17 @@ class Worker:
     async def _save_seen(self) -> None:
         while True:
             await asyncio.sleep(SAVE_SEEN_EVERY)
-            await self._committer.call(self._see)
+            await self._see()
 
-    def _see(self) -> None:
-        """Stores what beats told since the last time, in one transaction. Runs in the snapshot's thread."""
+    async def _see(self) -> None:
+        """Stores what beats told since the last time, in one transaction."""
         batch = []
-        for key_, lease in list(self._roster.leases.unsaved()):
+        for key_, lease in self._roster.leases.unsaved():
             lease.unsaved = False
             health = codec.encode(lease.beat.health).decode() if lease.beat is not None else None
             batch.append(Seen(names(key_)[1], lease.seen_at or 0, health))
         if batch:
-            self._committer.snapshot.see(batch)
+            await self._committer.call(self._committer.snapshot.see, batch)
 
     async def _tidy(self) -> None:
         """Ends tombstones by time: on the server they end silently."""
