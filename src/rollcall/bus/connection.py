@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from rollcall.core.errors import Unavailable
+from rollcall.core.errors import Unauthorized, Unavailable
 from rollcall.core.instants import Seconds
 
 FIRST_CONNECT: Seconds = 5.0
@@ -37,23 +38,24 @@ async def connected(
     nkey_seed: str = "",
     timeout: Seconds = FIRST_CONNECT,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
-    on_disconnect: Callable[[], Awaitable[None]] | None = None,
-    on_error: Callable[[Exception], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Client]:
     """A connection that comes back for ever, with backoff and jitter.
 
     Several servers of a cluster are written ``nats://a,nats://b``.
 
     Raises:
-        Unavailable: no server answered within `timeout`, or it refused us.
+        Unavailable: no server answered within `timeout`.
+        Unauthorized: the server does not let us in.
     """
     client = Client()
-    last_error: list[Exception] = []
+    told: list[Exception] = []
+    refused = asyncio.Event()
 
-    async def told(error: Exception) -> None:
-        last_error[:] = [error]
-        if on_error is not None:
-            await on_error(error)
+    async def on_error(error: Exception) -> None:
+        told[:] = [error]
+        if "authorization violation" in str(error).lower():
+            refused.set()
+        log.debug("the bus says", error=str(error))
 
     options: dict[str, Any] = {  # Any: nats-py's own options
         "servers": [part.strip() for part in url.split(",")],
@@ -65,25 +67,55 @@ async def connected(
         "max_outstanding_pings": 2,
         "pending_size": 8 << 20,
         "flush_timeout": 5,
-        "error_cb": told,
-        "disconnected_cb": on_disconnect,
+        "error_cb": on_error,
         "reconnected_cb": on_reconnect,
         "reconnect_to_server_handler": _backoff(),
     }
     if nkey_seed:
         options["nkeys_seed_str"] = nkey_seed
-    try:
-        await asyncio.wait_for(client.connect(**options), timeout)
-    except (TimeoutError, OSError, nats.errors.Error) as error:
-        await _abandon(client)
-        why = last_error[0] if last_error else error
-        raise Unavailable(f"no NATS server at {url} let us in ({why}); is `rollcall up` running there?") from error
+    await _first_connection(client, options, url, timeout, refused, told)
     watchdog = asyncio.create_task(_watch(client), name=f"watchdog {name}")
     try:
         yield client
     finally:
         watchdog.cancel()
         await _end(client)
+
+
+async def _first_connection(
+    client: Client,
+    options: dict[str, Any],  # Any: nats-py's own options
+    url: str,
+    timeout: Seconds,
+    refused: asyncio.Event,
+    told: list[Exception],
+) -> None:
+    """Connects, or says why not: nats-py itself would go on for ever, also with a wrong password."""
+    connecting = asyncio.create_task(client.connect(**options), name="first connection")
+    refusal = asyncio.create_task(refused.wait(), name="refusal")
+    try:
+        await asyncio.wait((connecting, refusal), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            await connecting
+            return
+    except (OSError, ValueError, nats.errors.Error) as error:
+        told[:] = [error]
+    finally:
+        refusal.cancel()
+        if not (connecting.done() and not connecting.cancelled() and connecting.exception() is None):
+            connecting.cancel()
+            await asyncio.wait((connecting,))
+            await _abandon(client)
+    where = without_password(url)
+    if refused.is_set():
+        raise Unauthorized(f"the NATS server at {where} does not let us in; check user, password or key")
+    why = str(told[0]) if told else f"no answer within {timeout:g} s"
+    raise Unavailable(f"no NATS server at {where} ({why}); is `rollcall up` running there?")
+
+
+def without_password(url: str) -> str:
+    """The address as it may be shown: user and password are left out."""
+    return ",".join(re.sub(r"//[^/@]*@", "//", part.strip()) for part in url.split(","))
 
 
 def _backoff() -> Callable[[list[Server], dict[str, object]], tuple[Server, float]]:

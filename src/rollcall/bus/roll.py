@@ -6,8 +6,9 @@ who won: the caller follows the roll and decides again.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 import structlog
@@ -17,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus import streams
+from rollcall.bus import streams, swift
 from rollcall.bus.connection import subscribe_all
 from rollcall.bus.follow import Stored
 from rollcall.bus.subjects import ANY, Subjects, key
@@ -70,6 +71,16 @@ _puback = Decoder(_PubAck)
 _named = re.compile(r"wrong last sequence: (\d+)")
 
 
+@lru_cache(maxsize=16)
+def _change_line(kind: ChangeKind) -> swift.Line:
+    return swift.line(h.CHANGE, kind)
+
+
+@lru_cache(maxsize=16)
+def _epoch_line(epoch: str) -> swift.Line:
+    return swift.line(h.EPOCH, epoch)
+
+
 class _Waiting(Struct):
     done: Callable[[Ack], None]
     since: Seconds
@@ -81,7 +92,7 @@ class Roll:
     def __init__(self, client: Client, subjects: Subjects, *, tombstone_ttl: Seconds) -> None:
         self._client = client
         self._subjects = subjects
-        self._tombstone_ttl = f"{max(1, round(tombstone_ttl))}s"
+        self._ttl_line = swift.line(h.TTL, f"{max(1, round(tombstone_ttl))}s")
         self._prefix = client.new_inbox()
         self._waiting: dict[int, _Waiting] = {}
         self._room = asyncio.Event()
@@ -101,7 +112,7 @@ class Roll:
                 await subscription.unsubscribe()
 
     async def write(
-        self, key_: str, data: bytes, headers: dict[str, str], *, expected: int, done: Callable[[Ack], None]
+        self, key_: str, data: bytes, lines: Iterable[swift.Line], *, expected: int, done: Callable[[Ack], None]
     ) -> None:
         """Sends a record under `key_` if the roll still holds `expected` for its id; `done` is called with the answer.
 
@@ -113,16 +124,12 @@ class Roll:
         self._next += 1
         self._waiting[self._next] = _Waiting(done, asyncio.get_running_loop().time())
         _, _, id = key_.partition(".")
-        await self._client.publish(
-            self._subjects.roll(key_),
-            data,
-            reply=f"{self._prefix}.{self._next}",
-            headers={
-                h.EXPECTED_SEQUENCE: str(expected),
-                h.EXPECTED_SUBJECT: self._subjects.roll(f"{ANY}.{id}"),
-                **headers,
-            },
+        expectation = (
+            swift.line(h.EXPECTED_SEQUENCE, str(expected)),
+            swift.line(h.EXPECTED_SUBJECT, self._subjects.roll(f"{ANY}.{id}")),
         )
+        reply = f"{self._prefix}.{self._next}"
+        await swift.publish(self._client, self._subjects.roll(key_), reply, (*expectation, *lines), data)
 
     async def end(self) -> int:
         """The last revision on the server; asked until it answers."""
@@ -133,15 +140,15 @@ class Roll:
                 log.warning("the roll does not answer", error=str(error))
                 await asyncio.sleep(ASK_AGAIN)
 
-    def change_headers(self, kind: ChangeKind, *, epoch: str, reason: str) -> dict[str, str]:
+    def change_lines(self, kind: ChangeKind, *, epoch: str, reason: str) -> list[swift.Line]:
         """The headers that tell a change; an ending also takes the agent's older revisions away, and ends itself."""
-        headers = {h.CHANGE: str(kind), h.EPOCH: epoch}
+        lines = [_change_line(kind), _epoch_line(epoch)]
         if reason:
             # Header values are one line of ASCII; a reason is any text.
-            headers[h.REASON] = quote(reason, safe=" /:,;()'!?+*=@")
+            lines.append(swift.line(h.REASON, quote(reason, safe=" /:,;()'!?+*=@")))
         if kind in ENDINGS:
-            headers |= {h.KV_OPERATION: "PURGE", h.ROLLUP: "sub", h.TTL: self._tombstone_ttl}
-        return headers
+            lines += [swift.line(h.KV_OPERATION, "PURGE"), swift.line(h.ROLLUP, "sub"), self._ttl_line]
+        return lines
 
     async def _on_ack(self, message: Msg) -> None:
         number = int(message.subject.rpartition(".")[2])

@@ -131,6 +131,8 @@ def _named(command: Register) -> Profile:
         raise Unauthorized(
             f"owner {profile.owner!r} is proved only by a signature; sign the command or leave owner out"
         )
+    if profile.id and profile.role:
+        return profile
     return replace(profile, id=command.id, role=command.role)
 
 

@@ -119,9 +119,10 @@ class Agent:
         return self.entry
 
     def feel(self, **health: Any) -> None:
-        """Says how the agent feels, in the fields of `Health`; beats carry it from now on."""
+        """Says how the agent feels, in the fields of `Health`: with a beat at once, and with every one from now on."""
         if self.beating is not None:
             self.beating.health = Health(**health)
+            self._pulse.beat_soon(self.beating)
 
     async def announce(self) -> Entry:
         """Registers, or registers again, and beats from then on.

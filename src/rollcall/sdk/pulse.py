@@ -88,6 +88,12 @@ class Pulse:
         if self._thread is not None:
             await asyncio.wrap_future(self._call(self._remove(agent)))
 
+    def beat_soon(self, agent: Beating) -> None:
+        """Beats for it at once; the next beat follows an interval later."""
+        agent.due = 0.0
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake)
+
     async def close(self) -> None:
         """Ends the thread; at most a second or two when the bus is away."""
         thread, loop = self._thread, self._loop

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import FIRST_CONNECT, barrier, connected
+from rollcall.bus.connection import FIRST_CONNECT, barrier, connected, without_password
 from rollcall.bus.subjects import Subjects, key, token
 from rollcall.core import codec
 from rollcall.core.commands import Mode
@@ -29,6 +29,8 @@ from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
 from rollcall.sdk.mirror import Mirror
 from rollcall.sdk.pulse import Pulse
 from rollcall.sdk.watch import Position, Watch
+
+ANYWHERE = Position()
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
@@ -173,7 +175,8 @@ class Registry:
     @property
     def url(self) -> str:
         """Where the bus is."""
-        return str(self._client.connected_url.geturl()) if self._client.connected_url is not None else ""
+        connected_url = self._client.connected_url
+        return without_password(connected_url.geturl()) if connected_url is not None else ""
 
     @property
     def connected(self) -> bool:
@@ -331,15 +334,21 @@ class Registry:
         role: str = "",
         limit: int = 1000,
         cursor: str = "",
+        at_least: Position = ANYWHERE,
         timeout: Seconds = TIMEOUT,
     ) -> Changes:
-        """What changed after a position; when that is too old to say, the agents as they are instead."""
+        """What changed after a position; when that is too old to say, the agents as they are instead.
+
+        Whoever answers has folded `at_least`, if that is a position of its roll.
+        """
         body = {
             "epoch": position.epoch,
             "revision": position.revision,
             "role": role,
             "limit": limit,
             "cursor": cursor,
+            "at_least": at_least.revision,
+            "at_least_epoch": at_least.epoch,
         }
         return codec.decode(await self._ask(self._subjects.since, codec.encode(body), timeout), Changes)
 

@@ -73,10 +73,16 @@ class Answered(Protocol):
     def revision(self) -> int: ...
 
 
+NOWHERE = Position("-", 0)
+"""A position of no roll: always too old, so the answer holds the agents themselves."""
+
+
 class Asker(Protocol):
     """What a watch needs of the registry."""
 
-    async def since(self, position: Position, *, role: str = ..., cursor: str = ...) -> Answered: ...
+    async def since(
+        self, position: Position, *, role: str = ..., cursor: str = ..., at_least: Position = ...
+    ) -> Answered: ...
 
 
 class _Beacon(Struct, frozen=True):
@@ -243,8 +249,8 @@ class Watch:
         agents: list[Entry] = []
         cursor, first = "", Position()
         while True:
-            # A position of no roll is always too old, so the answer holds the agents themselves.
-            page = await self._asker.since(Position("-", 0), role=self._role, cursor=cursor)
+            # Later pages may come from another worker: it must know no less than the one that gave the first.
+            page = await self._asker.since(NOWHERE, role=self._role, cursor=cursor, at_least=first)
             first = first if first.epoch else Position(page.epoch, page.revision)
             agents += page.agents
             if page.next is None:

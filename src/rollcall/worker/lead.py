@@ -202,9 +202,9 @@ class Lead:
         record = accepted.record
         data = codec.encode_record(record)
         expected = pending.expected if pending.expected is not None else (place.revision if place is not None else 0)
-        headers = self._roll.change_headers(accepted.kind, epoch=self._roster.epoch, reason=accepted.reason)
+        lines = self._roll.change_lines(accepted.kind, epoch=self._roster.epoch, reason=accepted.reason)
         done = partial(self._on_ack, pending)
-        await self._roll.write(key(record.role, record.id), data, headers, expected=expected, done=done)
+        await self._roll.write(key(record.role, record.id), data, lines, expected=expected, done=done)
 
     def _on_ack(self, pending: Pending, ack: Ack) -> None:
         if pending.folded or isinstance(ack, Written):

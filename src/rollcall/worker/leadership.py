@@ -68,6 +68,13 @@ class Greeted(Struct, frozen=True):
     revision: int
 
 
+def _end_if_cancelled() -> None:
+    """A task group in which something failed forgets that it was cancelled meanwhile; we must not."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Leadership:
     """The part of a worker that leads when it can."""
 
@@ -108,6 +115,7 @@ class Leadership:
                     log.warning("no longer leads", worker=self._settings.name, why=str(lost.exceptions[0]))
                 except* Unavailable as away:
                     log.warning("no longer leads", worker=self._settings.name, why=str(away.exceptions[0]))
+                _end_if_cancelled()
             await asyncio.sleep(RENEW_EVERY)
 
     async def on_fold(self, change: Change) -> None:
@@ -144,7 +152,7 @@ class Leadership:
     async def _term(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             # The lease is renewed from the first moment: catching up may take longer than it lasts.
-            tasks.create_task(self._keep(), name="leader: renew")
+            keeping = tasks.create_task(self._keep(), name="leader: renew")
             settled, inbox_epoch = await self._where_to_start()
             await self._catch_up()
             replay_until = await self._committer.call(self._committer.snapshot.highest_cause, inbox_epoch)
@@ -169,6 +177,8 @@ class Leadership:
                 finally:
                     self._beats.hearing = None
                     lead, self.lead = self.lead, None
+                    # A renewal after the lease was given back would look like a lost one.
+                    keeping.cancel()
                     await self._resign(lead, inbox_epoch)
 
     async def _lead(self, lead: Lead, judge: Judge, start: Settled) -> None:

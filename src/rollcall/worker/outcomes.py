@@ -3,6 +3,7 @@
 from nats.aio.client import Client
 
 from rollcall.bus import headers as h
+from rollcall.bus import swift
 from rollcall.bus.inbox import Asking
 from rollcall.bus.subjects import NOBODY, Subjects, key
 from rollcall.core import codec
@@ -53,4 +54,5 @@ class Outcomes:
         if asking.command:
             headers[h.COMMAND] = asking.command
         headers[h.EPOCH] = self._roster.epoch
-        await self._client.publish(self._subjects.outcome(asking.client, asking.key), body, headers=headers)
+        lines = [swift.line(name, value) for name, value in headers.items()]
+        await swift.publish(self._client, self._subjects.outcome(asking.client, asking.key), "", lines, body)

@@ -219,6 +219,8 @@ class Service:
 class _AtLeast(Struct, frozen=True):
     at_least: int | None = None
     epoch: str = ""
+    # Where `epoch` already says which changes a client has.
+    at_least_epoch: str = ""
 
 
 def _at_least(question: bytes, epoch: str) -> int:
@@ -226,7 +228,7 @@ def _at_least(question: bytes, epoch: str) -> int:
     if b"at_least" not in question:
         return 0
     asked = codec.decode(question, _AtLeast)
-    return asked.at_least or 0 if asked.epoch in ("", epoch) else 0
+    return asked.at_least or 0 if (asked.at_least_epoch or asked.epoch) in ("", epoch) else 0
 
 
 def _page_size(limit: int) -> int:

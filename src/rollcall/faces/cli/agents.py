@@ -241,9 +241,11 @@ async def _attend(url: str, realm: str, role: str, id: str, said: dict[str, Any]
     name = fields.pop("name")
     while not ended.is_set():
         try:
-            async with rollcall.connect(url, realm=realm, timeout=1.0) as registry:
-                async with registry.agent(role, name, id=id, wait=False, **fields):
-                    await ended.wait()
+            async with (
+                rollcall.connect(url, realm=realm, timeout=1.0) as registry,
+                registry.agent(role, name, id=id, wait=False, **fields),
+            ):
+                await ended.wait()
         except Unavailable:
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):

@@ -17,7 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The roll of living agents on a NATS bus: register, beat, leave; discover by role; watch every change.",
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
 )
 for part in (serve, demo, agents, ask):
     app.registered_commands += part.app.registered_commands

@@ -79,8 +79,9 @@ def bus(nats: str | None) -> str:
     """The address of the bus: what was given, or where the local `up` serves, or the usual port."""
     if nats:
         return nats
+    data_dir = os.environ.get("ROLLCALL_DATA_DIR")
     with suppress(OSError, ValueError, KeyError):
-        return str(json.loads(address_file(default_data_dir()).read_text())["nats"])
+        return str(json.loads(address_file(Path(data_dir) if data_dir else default_data_dir()).read_text())["nats"])
     return "nats://127.0.0.1:4222"
 
 
