@@ -49,12 +49,13 @@ async def diagnose(registry: Registry) -> AsyncIterator[Finding]:
     except RollcallError as error:
         yield Finding("workers", Verdict.BROKEN, str(error), "start one: rollcall up, or rollcall worker --nats URL")
         return
+    # At once: what follows takes seconds.
+    yield _clock(info)
     workers = await _workers(client)
     yield Finding("workers", Verdict.OK, f"{workers} answer; {info['worker']} at revision {info['revision']}")
     yield _leader(info)
     yield await _commands(registry)
     yield await _broadcast(client, subjects)
-    yield _clock(info)
     yield _guard(info)
 
 
