@@ -238,9 +238,24 @@ def test_a_wrong_setting_is_named(tmp_path):
 
 def test_every_command_has_help_with_a_purpose():
     listed = rollcall("--help").stdout
-    commands = (
-        "up worker demo register run heartbeat update deregister ls get discover watch history since info doctor"
-    ).split()
+    commands = [
+        "up",
+        "worker",
+        "demo",
+        "register",
+        "run",
+        "heartbeat",
+        "update",
+        "deregister",
+        "ls",
+        "get",
+        "discover",
+        "watch",
+        "history",
+        "since",
+        "info",
+        "doctor",
+    ]
     assert all(command in listed for command in commands)
     for command in ("register", "run", "discover", "watch", "up"):
         assert "Example" in rollcall(command, "--help").stdout

@@ -80,6 +80,7 @@ class Pulse:
     async def start(self, agent: Beating) -> Beating:
         """Beats for an agent from now on."""
         self._start_thread()
+        agent.due = time.monotonic() + (agent.interval or 0.0)
         self._call(self._add(agent))
         return agent
 
@@ -160,9 +161,7 @@ class Pulse:
         self._wake()
 
     async def _add(self, agent: Beating) -> None:
-        now = time.monotonic()
-        agent.due = now + (agent.interval or 0.0)
-        agent.hello_due = now
+        agent.hello_due = time.monotonic()
         self._agents[agent.key] = agent
         if self._client is not None and not self._client.is_closed:
             await self._listen(agent)

@@ -1,0 +1,174 @@
+"""Faults that were found once, each as the rule it broke."""
+
+import asyncio
+import time
+
+import pytest
+
+import rollcall
+from rollcall import Health, Position
+from rollcall.bus.connection import connected, without_password
+from rollcall.core.errors import Unauthorized
+from tests.bus.plain import plain
+from tests.conftest import eventually, ids
+
+
+async def test_since_under_load_never_skips_a_change(bus):
+    async with bus.served() as registry, bus.registry() as reader:
+        epoch = (await registry.info())["epoch"]
+        writing = asyncio.create_task(
+            registry.register_many({"role": "worker", "id": f"a{number}"} for number in range(2000))
+        )
+        seen: list[int] = []
+        position = Position(epoch, 0)
+        while len(seen) < 2000:
+            answer = await reader.since(position)
+            seen += [change.revision for change in answer.changes]
+            position = Position(epoch, answer.upto)
+            assert answer.changes or not writing.done() or len(seen) == 2000, f"skipped after {position}"
+        await writing
+        assert seen == list(range(1, 2001))
+
+
+async def test_the_beacon_of_a_restarted_worker_knows_each_roles_revision(bus):
+    async with bus.served() as registry:
+        await registry.register("worker", "a")
+        page = await registry.discover("worker")
+        await registry.update("worker", "a", {"name": "new"})
+    async with bus.served() as registry:
+        changed = await registry.discover("worker", if_revision=page.revision, epoch=page.epoch)
+        assert (changed.not_modified, ids(changed)) == (False, ["a"])
+
+
+async def test_a_role_that_is_gone_is_never_not_modified(bus):
+    async with bus.served(tombstone_ttl=1) as registry:
+        await registry.register("worker", "a")
+        page = await registry.discover("worker")
+        await registry.deregister("worker", "a")
+
+        async def forgotten():
+            return "worker" not in (await registry.info())["roles"]
+
+        await eventually(forgotten)
+        later = await registry.discover("worker", if_revision=page.revision, epoch=page.epoch)
+        assert (later.not_modified, ids(later)) == (False, [])
+
+
+@pytest.mark.parametrize("subject, payload", [("heartbeat.worker.a1", b""), ("heartbeats.h1", b'[["worker.a1", 0]]')])
+async def test_a_beat_that_says_nothing_of_the_loop_ends_being_stuck(bus, subject, payload):
+    async with bus.served() as registry, plain(bus) as client:
+        await registry.register("worker", "a1", incarnation=0, host="h1")
+        await client.send("heartbeat.worker.a1", {"loop_lag": 9})
+        await eventually(lambda: _liveness(registry, "stuck"))
+
+        await client.send(subject, payload)
+
+        await eventually(lambda: _liveness(registry, "live"))
+
+
+async def _liveness(registry, wanted):
+    return (await registry.get("a1")).liveness == wanted
+
+
+async def test_registering_again_with_other_content_renews_the_lease(bus):
+    async with bus.served() as registry:
+        first = await registry.register("worker", "a", incarnation=1)
+        await asyncio.sleep(0.05)
+        second = await registry.register("worker", "a", incarnation=1, labels={"new": "yes"})
+        assert second.expires_at > first.expires_at
+
+
+async def test_a_pick_of_large_records_fits_a_reply(bus):
+    async with bus.served() as registry:
+        big = {"role": "worker", "description": "x" * 4000, "metadata": {"a": "y" * 50_000}}
+        await registry.register_many({**big, "id": f"a{number}"} for number in range(40))
+
+        assert 10 < len(await registry.pick("worker", 40)) < 40
+        page = await registry.discover("worker", explain=True)
+        assert len(page) == 40
+
+
+async def test_an_answer_never_repeats_the_headers_of_the_question(bus):
+    async with bus.served(), plain(bus) as client:
+        reply = await client.client.request(f"{client.root}.hello.worker.a1", b"{}", headers={"X-Mine": "1"})
+        assert not reply.headers
+
+
+async def test_an_agent_cannot_forge_what_the_registry_tells(bus):
+    async with bus.served() as registry, bus.agent_connection() as attacker, registry.mirror("worker") as mirror:
+        entry = await registry.register("worker", "a1", endpoints={"http": "http://true"})
+        await mirror.wait_for(lambda m: "a1" in m)
+        headers = {
+            "Rollcall-Change": "deregistered",
+            "Rollcall-Epoch": (await registry.info())["epoch"],
+            "Nats-Sequence": str(entry.revision + 1),
+            "Nats-Time-Stamp": "2026-11-20T00:00:00Z",
+        }
+        body = b'{"id":"a1","role":"worker","name":"a1","registered_at":"t","updated_at":"t"}'
+        for subject in ("changes.worker.a1", "signs.worker.a1", "rejected.worker.a1", "beacon", "rollcall"):
+            await attacker.publish(f"rollcall.{bus.realm}.{subject}", body, headers=headers)
+        await attacker.flush()
+        await registry.register("worker", "a2")
+        await mirror.wait_for(lambda m: "a2" in m)
+        assert mirror.get("a1").endpoints == {"http": "http://true"}
+
+
+async def test_a_wrong_password_is_refused_at_once_and_never_shown(bus):
+    url = bus.url.replace("nats://", "nats://somebody:s3cret@")
+    started = time.monotonic()
+    with pytest.raises(Unauthorized) as caught:
+        async with rollcall.connect(url, timeout=20):
+            pass
+    assert time.monotonic() - started < 10
+    assert "s3cret" not in str(caught.value)
+    assert without_password("nats://u:p@a:1,nats://b:2") == "nats://a:1,nats://b:2"
+
+
+async def test_a_worker_leaves_at_any_moment_of_its_term(bus):
+    """Also in the very moment in which it wins the lease, or renews it."""
+    for number in range(12):
+        async with bus.worker():
+            await asyncio.sleep(number * 0.03)
+
+
+async def test_many_that_nobody_answers_end_together(bus):
+    async with bus.served() as registry:
+        await registry.register("worker", "a")
+    async with bus.registry() as registry:
+        started = time.monotonic()
+        outcomes = await registry.register_many(
+            ({"role": "worker", "id": f"b{number}"} for number in range(50)), timeout=1
+        )
+        assert all(isinstance(outcome, rollcall.Unavailable) for outcome in outcomes)
+        assert time.monotonic() - started < 10
+
+
+async def test_saying_how_one_feels_is_heard_at_once(bus):
+    async with bus.served() as registry, registry.agent("worker", "x", id="x1", ttl=600) as me:
+        me.feel(active_connections=3)
+
+        async def heard():
+            return (await registry.get("x1")).health == Health(active_connections=3)
+
+        await eventually(heard, within=5)
+
+
+async def test_seen_is_stored_while_agents_come(bus):
+    """Storing when agents were seen walks over all of them, while more come."""
+    async with bus.served() as registry:
+        deadline = time.monotonic() + 2.5
+        count = 0
+        while time.monotonic() < deadline:
+            outcomes = await registry.register_many(
+                {"role": "worker", "id": f"a{number}"} for number in range(count, count + 500)
+            )
+            assert all(isinstance(outcome, rollcall.Entry) for outcome in outcomes)
+            for number in range(count, count + 500, 10):
+                await registry.heartbeat("worker", f"a{number}")
+            count += 500
+        assert (await registry.info())["agents"] == count
+
+
+async def test_a_server_that_is_no_registry_is_told_apart(nats_server):
+    async with connected(nats_server.url, name="x") as client:
+        assert client.is_connected
