@@ -24,8 +24,9 @@ from rollcall.core.query import By, Query
 from rollcall.core.records import Change, ChangeKind, Entry, Health, Liveness, Record, Service, Status
 from rollcall.sdk import sync
 from rollcall.sdk.agent import Agent
+from rollcall.sdk.answers import Page
 from rollcall.sdk.mirror import Mirror
-from rollcall.sdk.registry import Page, Registry, connect
+from rollcall.sdk.registry import Registry, connect
 from rollcall.sdk.watch import Position, View, Watch
 
 __all__ = [

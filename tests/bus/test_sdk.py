@@ -237,7 +237,7 @@ async def test_a_watch_that_hears_nothing_says_stale_and_not_gone(bus, monkeypat
             async with registry.mirror("worker") as mirror:
                 await registry.register("worker", "a")
                 await mirror.wait_for(lambda m: "a" in m)
-                monkeypatch.setattr("rollcall.worker.leadership.BEACON_EVERY", 3600)
+                monkeypatch.setattr("rollcall.worker.beacon.EVERY", 3600)
                 await eventually(lambda: mirror.state is View.STALE)
                 assert [entry.id for entry in mirror.find()] == ["a"]
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 import rollcall
-from rollcall import Unavailable
+from rollcall import Unauthorized
 from rollcall.bus.connection import connected
 from rollcall.bus.subjects import ROOT, Subjects
 from rollcall.embedded.config import ASKED, BEATS, HELLO, PING, TOLD, ServerSettings, render
@@ -534,7 +534,7 @@ async def test_an_agent_cannot_write_the_roll_past_the_registry(server: dict[str
 
 @pytest.mark.parametrize("sign_in", ["worker:wrong@", "worker:@", "root:root@"])
 async def test_nobody_is_a_worker_without_the_password(server: dict[str, str], sign_in: str) -> None:
-    with pytest.raises(Unavailable, match="let us in"):
+    with pytest.raises(Unauthorized, match="let us in"):
         async with connected(f"nats://{sign_in}{server['nats']}", name="an intruder", timeout=1):
             pass
 

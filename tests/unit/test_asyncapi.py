@@ -17,8 +17,8 @@ from rollcall.core.errors import Conflict
 from rollcall.core.query import Query
 from rollcall.core.records import Beat, Entry, Liveness, Profile, Record
 from rollcall.embedded import config
-from rollcall.sdk.registry import RollCall
-from rollcall.worker import leadership, service
+from rollcall.sdk.answers import RollCall
+from rollcall.worker import greeting, service
 from tests.bus.plain import plain
 from tests.conftest import eventually
 
@@ -131,7 +131,7 @@ def test_every_schema_is_one(name):
         ("Beat", Beat(cpu_percent=12.5, incarnation=7)),
         ("Query", Query(capabilities=("ocr",), pick=2)),
         ("Beats", [("worker.a1", 0), ("worker.a2", 5)]),
-        ("Greeted", leadership.Greeted(True, False, "1-a", 3)),
+        ("Greeted", greeting.Greeted(True, False, "1-a", 3)),
         ("Page", {"agents": [ENTRY], "count": 1, "next": None, **SIGNATURE}),
         ("Page", {"not_modified": True, **SIGNATURE}),
         ("Error", {"error": Conflict.code, "message": "taken", "holder": {"id": "a1"}, "revision": 3}),
@@ -166,8 +166,8 @@ def test_what_is_wrong_does_not_fit(schema, value):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("Hello", leadership.Hello),
-        ("Greeted", leadership.Greeted),
+        ("Hello", greeting.Hello),
+        ("Greeted", greeting.Greeted),
         ("HistoryQuery", service.HistoryQuery),
         ("SinceQuery", service.SinceQuery),
         ("RollCall", RollCall),

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from rollcall.core.commands import Deregister, Expire, Lose, Mode, Recover, Register, Update
-from rollcall.core.decide import Accepted, Rejected, Unchanged, decide, merge
+from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
 from rollcall.core.errors import Conflict, Denied, Invalid, NotFound, Unauthorized
+from rollcall.core.patch import merge
 from rollcall.core.records import Cause, ChangeKind, Place, Profile, Record, Status
 
 NOW = 1_795_000_000_000

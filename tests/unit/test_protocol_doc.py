@@ -12,10 +12,10 @@ from rollcall.bus import asyncapi, headers, streams
 from rollcall.bus.subjects import Subjects
 from rollcall.core import limits
 from rollcall.core.commands import Mode
-from rollcall.core.decide import _FIXED
 from rollcall.core.errors import BY_CODE
 from rollcall.core.leases import MISSED_IS_SUSPECT
 from rollcall.core.liveness import STUCK_AFTER
+from rollcall.core.patch import FIXED
 from rollcall.core.query import Query
 from rollcall.core.records import DEFAULT_TTL, Beat, ChangeKind, Entry, Liveness, Profile, Status
 from tests.bus.plain import plain
@@ -89,7 +89,7 @@ def test_every_word_and_header_is_there():
     ours = {value for name, value in vars(headers).items() if name.isupper() and value.startswith("Rollcall-")}
 
     assert ours | {str(word) for kind in (Mode, Liveness, Status, ChangeKind) for word in kind} <= spoken
-    assert words(section("Update")) >= _FIXED
+    assert words(section("Update")) >= FIXED
 
 
 def test_the_times_are_those_of_the_code():

@@ -154,6 +154,26 @@ async def _end(client: Client) -> None:
     await client.close()
 
 
+async def request(
+    client: Client, subject: str, payload: bytes, *, timeout: Seconds, headers: dict[str, str] | None = None
+) -> Msg:
+    """One question and its answer, as `Client.request`; a cancellation that comes with the answer is not lost.
+
+    nats-py waits with `asyncio.wait_for`, which before Python 3.12 swallows one in that moment (cpython issue 81839):
+    an endless task would go on for ever.
+    """
+    reply = await client.request(subject, payload, timeout=timeout, headers=headers)
+    heed_cancellation()
+    return reply
+
+
+def heed_cancellation() -> None:
+    """Ends the task that was cancelled, wherever the cancellation got lost."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def barrier(client: Client) -> None:
     """Returns when the server has processed everything sent so far.
 
@@ -161,6 +181,7 @@ async def barrier(client: Client) -> None:
     """
     await client.flush()
     await client.flush()
+    heed_cancellation()
 
 
 async def subscribe_all(client: Client, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription:

@@ -11,6 +11,7 @@ from nats.aio.client import Client
 
 from rollcall.bus import headers as h
 from rollcall.bus import streams
+from rollcall.bus.connection import request
 from rollcall.bus.subjects import Subjects
 from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Seconds
@@ -42,7 +43,7 @@ class LeaseKey:
         if self._ttl is not None:
             headers[h.TTL] = f"{round(self._ttl * 1000)}ms"
         try:
-            reply = await self._client.request(self._subject, value, timeout=TTL, headers=headers)
+            reply = await request(self._client, self._subject, value, timeout=TTL, headers=headers)
         except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"the leases bucket did not answer: {error!r}") from error
         ack = json.loads(reply.data)
@@ -59,7 +60,8 @@ class LeaseKey:
         """
         try:
             # Not the direct form: on a cluster that may be older than what was acknowledged.
-            reply = await self._client.request(
+            reply = await request(
+                self._client,
                 f"$JS.API.STREAM.MSG.GET.{self._stream}",
                 json.dumps({"last_by_subj": self._subject}).encode(),
                 timeout=TTL,

@@ -8,6 +8,7 @@ import nats.errors
 from msgspec import Struct
 from nats.aio.client import Client
 
+from rollcall.bus import connection
 from rollcall.bus.subjects import Subjects
 from rollcall.core import limits
 from rollcall.core.errors import Misconfigured, Unavailable
@@ -181,7 +182,7 @@ async def request(client: Client, call: str, body: dict[str, Any] | None = None)
     """
     payload = json.dumps(body).encode() if body is not None else b""
     try:
-        reply = await client.request(f"$JS.API.{call}", payload, timeout=API_TIMEOUT)
+        reply = await connection.request(client, f"$JS.API.{call}", payload, timeout=API_TIMEOUT)
     except nats.errors.NoRespondersError as error:
         raise Unavailable(
             "JetStream is not there for this user; enable it on the server, or sign in as a worker"

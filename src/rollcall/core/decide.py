@@ -25,6 +25,7 @@ from rollcall.core import codec
 from rollcall.core.commands import Command, Deregister, Expire, Lose, Mode, Recover, Register, Update
 from rollcall.core.errors import Conflict, Denied, Invalid, NotFound, RollcallError, Unauthorized
 from rollcall.core.instants import Milliseconds, timestamp
+from rollcall.core.patch import patched
 from rollcall.core.records import ChangeKind, Place, Profile, Record, Status
 
 
@@ -49,23 +50,6 @@ class Rejected(Struct, frozen=True):
 
 
 Outcome: TypeAlias = Accepted | Unchanged | Rejected
-
-_FIXED = frozenset(
-    {
-        "id",
-        "role",
-        "incarnation",
-        "owner",
-        "registered_by",
-        "registered_at",
-        "updated_at",
-        "signature",
-        "cause",
-        "lost_at",
-        "registered_seq",
-    }
-)
-"""Members that no patch may give another value."""
 
 _VACANT = frozenset({Status.STOPPED, Status.RETIRED, Status.DEFINED})
 """Intents under which an unowned place may be taken over by a newer life."""
@@ -229,42 +213,12 @@ def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
             "read it and try again",
             revision=held.revision,
         )
-    updated = codec.from_members(_patched(codec.members(record), command.patch))
+    updated = codec.from_members(patched(codec.members(record), command.patch))
     if command.beat and record.lost_at is not None:
         updated = replace(updated, lost_at=None)
     if updated == record:
         return Unchanged(held)
     return Accepted(ChangeKind.UPDATED, replace(updated, updated_at=timestamp(now), cause=command.cause))
-
-
-def _patched(members: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    for name in _FIXED & patch.keys():
-        if patch[name] != members.get(name, _absent(name)):
-            raise Invalid(f"{name!r} is fixed while an agent is registered; leave it out of the patch")
-    result: dict[str, Any] = merge(members, {name: value for name, value in patch.items() if name not in _FIXED})
-    # null is a value of these two (no lease; a third of the ttl), so it cannot mean "back to the default".
-    for name in ("ttl", "heartbeat_interval"):
-        if name in patch:
-            result[name] = patch[name]
-    return result
-
-
-def _absent(name: str) -> object:
-    """What a member that the record leaves out stands for, so that naming just that is no change."""
-    return {"incarnation": 0, "registered_seq": 0, "cause": None, "lost_at": None}.get(name, "")
-
-
-def merge(target: Any, patch: Any) -> Any:  # Any: RFC 7396 is defined on every JSON value
-    """`patch` merged into `target`: RFC 7396, section 2. Neither is changed."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge(result.get(name), value)
-    return result
 
 
 def _deregister(held: Place, command: Deregister, now: Milliseconds) -> Outcome:

@@ -16,7 +16,7 @@ from rollcall.core import codec, query
 from rollcall.core.errors import Invalid, RollcallError, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.query import Query
-from rollcall.core.records import BEATING, Change, ChangeKind, Entry, Liveness, Record
+from rollcall.core.records import BEATING, ENDINGS, Change, Entry, Liveness, Record
 from rollcall.sdk.watch import View, Watch
 
 log = structlog.get_logger(__name__)
@@ -111,7 +111,7 @@ class Mirror:
             self._turned.notify_all()
 
     def _apply(self, change: Change) -> None:
-        if change.kind in (ChangeKind.DEREGISTERED, ChangeKind.EXPIRED):
+        if change.kind in ENDINGS:
             self._agents.pop(change.id, None)
         else:
             self._agents[change.id] = _entry(change.record, change.revision)

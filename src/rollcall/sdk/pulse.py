@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from rollcall.bus.connection import connected
+from rollcall.bus.connection import connected, request
 from rollcall.bus.subjects import Subjects, token
 from rollcall.core import codec
 from rollcall.core.errors import RollcallError, Unavailable
@@ -232,9 +232,8 @@ class Pulse:
     async def _say_hello(self, agent: Beating) -> None:
         assert self._client is not None and self._program is not None
         try:
-            reply = await self._client.request(
-                self._subjects.hello(agent.key), codec.encode({"incarnation": agent.incarnation}), timeout=2
-            )
+            said = codec.encode({"incarnation": agent.incarnation})
+            reply = await request(self._client, self._subjects.hello(agent.key), said, timeout=2)
             answer = codec.decode(reply.data, HelloAnswer)
         except (TimeoutError, NatsError, RollcallError):
             agent.hello_due = time.monotonic() + HELLO_AGAIN

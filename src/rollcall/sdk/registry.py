@@ -4,27 +4,28 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
 import nats.errors
-from msgspec import Struct, structs
+from msgspec import structs
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import FIRST_CONNECT, barrier, connected, without_password
+from rollcall.bus.connection import FIRST_CONNECT, barrier, connected, request, without_password
 from rollcall.bus.subjects import Subjects, key, token
 from rollcall.core import codec
 from rollcall.core.commands import Mode
 from rollcall.core.errors import RollcallError, Unavailable
-from rollcall.core.instants import Seconds, instant
+from rollcall.core.instants import Seconds
 from rollcall.core.names import checked_name
 from rollcall.core.query import By
-from rollcall.core.records import Change, ChangeKind, Entry, Health, Profile, Record
+from rollcall.core.records import Change, Entry, Health, Profile
 from rollcall.sdk.agent import Agent
+from rollcall.sdk.answers import Changes, Page, RollCall
 from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
 from rollcall.sdk.mirror import Mirror
 from rollcall.sdk.pulse import Pulse
@@ -35,75 +36,6 @@ ANYWHERE = Position()
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
 T = TypeVar("T")
-
-
-class Page(Struct, frozen=True, kw_only=True):
-    """Agents, and who said so: which worker, having folded which revision of which roll.
-
-    It can be used as the sequence of its agents. `next` is the cursor of the next page, None on the last one.
-    """
-
-    agents: tuple[Entry, ...] = ()
-    count: int = 0
-    next: str | None = None
-    epoch: str = ""
-    revision: int = 0
-    worker: str = ""
-    guard: Any = None  # what the guard says of itself, in words and numbers
-    explained: tuple[dict[str, Any], ...] = ()
-    not_modified: bool = False
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self.agents)
-
-    def __len__(self) -> int:
-        return len(self.agents)
-
-    def __getitem__(self, index: int) -> Entry:
-        return self.agents[index]
-
-
-class RollCall(Struct, frozen=True):
-    """A call to announce oneself again within `window` seconds."""
-
-    window: Seconds = 1.0
-
-
-class _Told(Struct, frozen=True):
-    kind: ChangeKind
-    revision: int
-    epoch: str
-    at: str
-    record: Record
-    reason: str = ""
-
-    def change(self) -> Change:
-        return Change(
-            kind=self.kind,
-            record=self.record,
-            revision=self.revision,
-            epoch=self.epoch,
-            at=instant(self.at),
-            reason=self.reason,
-        )
-
-
-class Changes(Struct, frozen=True, kw_only=True):
-    """Changes after a revision, or, when that is `too_old`, the agents as they are."""
-
-    told: tuple[_Told, ...] = msgspec.field(default=(), name="changes")
-    agents: tuple[Entry, ...] = ()
-    next: str | None = None
-    too_old: bool = False
-    upto: int = 0
-    more: bool = False
-    epoch: str = ""
-    revision: int = 0
-
-    @property
-    def changes(self) -> list[Change]:
-        """The changes, in the order of the roll."""
-        return [told.change() for told in self.told]
 
 
 _page = msgspec.json.Decoder(Page)
@@ -405,7 +337,7 @@ class Registry:
 
     async def _ask(self, subject: str, body: bytes, timeout: Seconds) -> bytes:
         try:
-            reply = await self._client.request(subject, body, timeout=timeout)
+            reply = await request(self._client, subject, body, timeout=timeout)
         except nats.errors.NoRespondersError as error:
             raise Unavailable(
                 f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"

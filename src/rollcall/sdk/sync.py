@@ -19,7 +19,7 @@ from rollcall.core.instants import Seconds
 from rollcall.core.records import Change, Entry, Health
 from rollcall.sdk import registry as asynchronous
 from rollcall.sdk.agent import Agent
-from rollcall.sdk.registry import Page
+from rollcall.sdk.answers import Page
 from rollcall.sdk.watch import Position, Watch
 
 T = TypeVar("T")

@@ -22,9 +22,10 @@ from rollcall.bus.roll import read_broadcast
 from rollcall.bus.subjects import Subjects, token
 from rollcall.core import codec
 from rollcall.core.errors import RollcallError, Unavailable
-from rollcall.core.instants import Seconds, instant
+from rollcall.core.instants import Seconds
 from rollcall.core.names import checked_name
-from rollcall.core.records import Change, ChangeKind, Entry, Record
+from rollcall.core.records import ENDINGS, Change, Entry, Record
+from rollcall.sdk.difference import difference
 
 STALE_AFTER: Seconds = 5.0
 """Two beacons and a half without one: the registry cannot be heard."""
@@ -236,7 +237,9 @@ class Watch:
             log.info("the watch compares everything anew", why=self.reason)
             before = dict(self._known)
             await self._snapshot()
-            self._ready += _difference(before, self._known, self.position, self.reason)
+            self._ready += difference(
+                before, self._known, epoch=self.position.epoch, revision=self.position.revision, reason=self.reason
+            )
             return True
         for change in answer.changes:
             if change.revision > self.position.revision:
@@ -266,7 +269,7 @@ class Watch:
         if isinstance(known, Entry) and change.revision <= known.revision:
             # A later page of the snapshot knew it already.
             return
-        if change.kind in (ChangeKind.DEREGISTERED, ChangeKind.EXPIRED):
+        if change.kind in ENDINGS:
             self._known.pop(change.id, None)
         else:
             self._known[change.id] = change.record
@@ -283,46 +286,6 @@ class Watch:
             self._heard.put_nowait(codec.decode(message.data, _Beacon))
         except RollcallError as error:
             log.warning("a beacon cannot be read", error=str(error))
-
-
-def _difference(
-    before: dict[str, Entry | Record], after: dict[str, Entry | Record], position: Position, reason: str
-) -> list[Change]:
-    """What must have happened between two views, as changes; what came between is not known."""
-
-    def change(kind: ChangeKind, record: Record, revision: int) -> Change:
-        return Change(
-            kind=kind,
-            record=record,
-            revision=revision,
-            epoch=position.epoch,
-            at=instant(record.updated_at),
-            reason=reason,
-        )
-
-    changes = [
-        change(ChangeKind.DEREGISTERED, record, position.revision) for id, record in before.items() if id not in after
-    ]
-    for id, now in after.items():
-        assert isinstance(now, Entry)
-        was = before.get(id)
-        if was is None:
-            changes.append(change(ChangeKind.REGISTERED, now, now.revision))
-        elif _content(was) != _content(now):
-            changes.append(change(_kind(was, now), now, now.revision))
-    return sorted(changes, key=lambda change: change.revision)
-
-
-def _kind(was: Record, now: Record) -> ChangeKind:
-    if was.lost_at is None and now.lost_at is not None:
-        return ChangeKind.LOST
-    if was.lost_at is not None and now.lost_at is None:
-        return ChangeKind.RECOVERED
-    return ChangeKind.UPDATED
-
-
-def _content(record: Record) -> tuple[object, ...]:
-    return tuple(getattr(record, name) for name in Record.__struct_fields__)
 
 
 def _now() -> Seconds:

@@ -12,35 +12,12 @@ from msgspec import Struct
 
 from rollcall.core import codec
 from rollcall.core.errors import Unavailable
-from rollcall.core.instants import Milliseconds, instant
-from rollcall.core.records import ENDINGS, Cause, Change, ChangeKind, Place, Record
-from rollcall.store import schema
+from rollcall.core.instants import Milliseconds
+from rollcall.core.records import ENDINGS, Cause, Change
+from rollcall.store import rows, schema
+from rollcall.store.rows import Folded, Kept, Seen
 
 log = structlog.get_logger(__name__)
-
-
-class Folded(Struct, frozen=True, gc=False):
-    """One change, ready to be stored: what stood before, and the record's bytes as the roll has them."""
-
-    change: Change
-    data: bytes
-    before: Place | None
-
-
-class Seen(Struct, frozen=True, gc=False):
-    """When an agent was last heard, and how it felt then, as JSON."""
-
-    id: str
-    at: Milliseconds
-    health: str | None
-
-
-class Kept(Struct, frozen=True, gc=False):
-    """One agent as the file has it."""
-
-    place: Place
-    seen_at: Milliseconds | None = None
-    health: str | None = None
 
 
 class Position(Struct, frozen=True):
@@ -92,9 +69,9 @@ class Snapshot:
         for kind, revision, at, seen, health, record in self._connection.execute(
             "SELECT kind, revision, at, last_seen, health, record FROM agents"
         ):
-            yield Kept(_place(kind, revision, at, record), seen or None, health)
+            yield Kept(rows.place(kind, revision, at, record), seen or None, health)
         for kind, revision, at, record in self._connection.execute("SELECT kind, revision, at, record FROM tombstones"):
-            yield Kept(_place(kind, revision, at, record))
+            yield Kept(rows.place(kind, revision, at, record))
 
     def begin(self, epoch: str) -> None:
         """Starts over for another roll; the changes of earlier ones stay."""
@@ -108,10 +85,10 @@ class Snapshot:
         living = [folded for folded in batch if folded.change.kind not in ENDINGS]
         ended = [folded for folded in batch if folded.change.kind in ENDINGS]
         with self._connection:
-            self._each(_INSERT_CHANGE, [_change_row(folded) for folded in batch])
-            self._each(_UPSERT_AGENT, [_agent_row(folded) for folded in living])
-            self._each(_DELETE_CAPABILITY, [pair for folded in batch for pair in _lost_capabilities(folded)])
-            self._each(_INSERT_CAPABILITY, [pair for folded in living for pair in _new_capabilities(folded)])
+            self._each(rows.INSERT_CHANGE, [rows.change_row(folded) for folded in batch])
+            self._each(rows.UPSERT_AGENT, [rows.agent_row(folded) for folded in living])
+            self._each(rows.DELETE_CAPABILITY, [pair for folded in batch for pair in rows.lost_capabilities(folded)])
+            self._each(rows.INSERT_CAPABILITY, [pair for folded in living for pair in rows.new_capabilities(folded)])
             for folded in ended:
                 self._bury(folded)
             self._end_tombstones([f.change.id for f in living if f.before is not None and f.before.gone])
@@ -121,7 +98,7 @@ class Snapshot:
     def see(self, batch: Sequence[Seen]) -> None:
         """Stores when agents were last heard."""
         with self._connection:
-            self._each(_SEE, [(seen.id, seen.at, seen.health) for seen in batch])
+            self._each(rows.SEE, [(seen.id, seen.at, seen.health) for seen in batch])
 
     def forget(self, ids: Sequence[str]) -> None:
         """Drops agents and tombstones that the roll no longer holds."""
@@ -132,18 +109,19 @@ class Snapshot:
 
     def history(self, id: str, limit: int) -> list[Change]:
         """The newest `limit` changes of one agent, oldest first."""
-        rows = self._connection.execute(
-            f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE id = ? ORDER BY at DESC, revision DESC LIMIT ?", (id, limit)
+        found = self._connection.execute(
+            f"SELECT {rows.CHANGE_COLUMNS} FROM changes WHERE id = ? ORDER BY at DESC, revision DESC LIMIT ?",
+            (id, limit),
         )
-        return [_read_change(row) for row in rows][::-1]
+        return [rows.read_change(row) for row in found][::-1]
 
     def since(self, position: Position, limit: int) -> list[Change]:
         """At most `limit` changes after `position`, in the order of the roll."""
-        rows = self._connection.execute(
-            f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE epoch = ? AND revision > ? ORDER BY revision LIMIT ?",
+        found = self._connection.execute(
+            f"SELECT {rows.CHANGE_COLUMNS} FROM changes WHERE epoch = ? AND revision > ? ORDER BY revision LIMIT ?",
             (position.epoch, position.revision, limit),
         )
-        return [_read_change(row) for row in rows]
+        return [rows.read_change(row) for row in found]
 
     def horizon(self, epoch: str) -> int | None:
         """The revision after which no change of `epoch` is missing; None when the file never held that roll."""
@@ -153,10 +131,10 @@ class Snapshot:
     def caused(self, cause: Cause) -> Change | None:
         """The change that a command made."""
         row = self._connection.execute(
-            f"SELECT {_CHANGE_COLUMNS} FROM changes WHERE cause_epoch = ? AND cause_seq = ?",
+            f"SELECT {rows.CHANGE_COLUMNS} FROM changes WHERE cause_epoch = ? AND cause_seq = ?",
             (cause.inbox_epoch, cause.seq),
         ).fetchone()
-        return None if row is None else _read_change(row)
+        return None if row is None else rows.read_change(row)
 
     def highest_cause(self, inbox_epoch: str) -> int:
         """The last command of an inbox that made a change; 0 for none."""
@@ -165,15 +143,15 @@ class Snapshot:
         ).fetchone()
         return row[0] or 0
 
-    def prune(self, *, rows: int, before: Milliseconds) -> int:
-        """Removes the oldest changes, beyond `rows` and older than `before`; says how many."""
+    def prune(self, *, keep: int, before: Milliseconds) -> int:
+        """Removes the oldest changes, beyond the newest `keep` and older than `before`; says how many."""
         with self._connection:
             count = self._connection.execute("SELECT count(*) FROM changes").fetchone()[0]
             doomed = self._connection.execute(
                 "SELECT epoch, max(revision) FROM (SELECT epoch, revision, at FROM changes"
                 " ORDER BY epoch, revision LIMIT max(0, ? - ?)) GROUP BY epoch"
                 " UNION ALL SELECT epoch, max(revision) FROM changes WHERE at < ? GROUP BY epoch",
-                (count, rows, before),
+                (count, keep, before),
             ).fetchall()
             removed = 0
             for epoch, revision in doomed:
@@ -212,49 +190,14 @@ class Snapshot:
     def _end_tombstones(self, ids: Sequence[str]) -> None:
         self._each("DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(?))", ids)
 
-    def _each(self, statement: str, rows: Sequence[object]) -> None:
+    def _each(self, statement: str, cells: Sequence[object]) -> None:
         """Runs a statement over all rows at once, as one JSON parameter.
 
         Row by row, this thread would take the interpreter lock back for every one of them; beside a busy loop that
         is eight times slower.
         """
-        if rows:
-            self._connection.execute(statement, (codec.encode(rows).decode(),))
-
-
-_CHANGE_COLUMNS = "epoch, revision, kind, at, reason, record"
-
-
-def _cells(count: int) -> str:
-    """The cells of a row of `json_each`."""
-    return ", ".join(f"json_extract(value, '$[{number}]')" for number in range(count))
-
-
-_INSERT_CHANGE = (
-    "INSERT OR IGNORE INTO changes (epoch, revision, kind, role, id, at, reason, cause_epoch, cause_seq, record)"
-    f" SELECT {_cells(10)} FROM json_each(?)"
-)
-
-_UPSERT_AGENT = (
-    "INSERT INTO agents (id, role, name, status, address, version, revision, kind, at, lost_at, record, last_seen)"
-    # Without the WHERE, SQLite takes ON CONFLICT for a join.
-    f" SELECT {_cells(12)} FROM json_each(?) WHERE true"
-    " ON CONFLICT (id) DO UPDATE SET role = excluded.role, name = excluded.name, status = excluded.status,"
-    " address = excluded.address, version = excluded.version, revision = excluded.revision, kind = excluded.kind,"
-    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record,"
-    " last_seen = max(coalesce(excluded.last_seen, 0), coalesce(last_seen, 0))"
-)
-
-_SEE = (
-    "UPDATE agents SET last_seen = json_extract(value, '$[1]'), health = json_extract(value, '$[2]')"
-    " FROM json_each(?) AS heard WHERE agents.id = json_extract(value, '$[0]')"
-)
-
-_DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
-_INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
-
-_ASKED = frozenset({ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.DEREGISTERED})
-"""The kinds that a command makes; the others keep the cause of the record they are about."""
+        if cells:
+            self._connection.execute(statement, (codec.encode(cells).decode(),))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -279,74 +222,3 @@ def _set_aside(path: Path, now: Milliseconds) -> Path:
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     return aside
-
-
-def _change_row(folded: Folded) -> tuple[object, ...]:
-    change = folded.change
-    cause = change.record.cause if change.kind in _ASKED else None
-    return (
-        change.epoch,
-        change.revision,
-        change.kind,
-        change.role,
-        change.id,
-        change.at,
-        change.reason or None,
-        cause.inbox_epoch if cause else None,
-        cause.seq if cause else None,
-        folded.data.decode(),
-    )
-
-
-def _agent_row(folded: Folded) -> tuple[object, ...]:
-    change, record = folded.change, folded.change.record
-    return (
-        record.id,
-        record.role,
-        record.name,
-        record.status,
-        record.address,
-        record.version,
-        change.revision,
-        change.kind,
-        change.at,
-        record.lost_at,
-        folded.data.decode(),
-        # A registration is a sign of life; what else is heard is stored by `see`.
-        instant(record.updated_at) if change.kind is ChangeKind.REGISTERED else None,
-    )
-
-
-def _capabilities(record: Record | None) -> tuple[str, ...]:
-    return record.capabilities if record is not None else ()
-
-
-def _standing_before(folded: Folded) -> Record | None:
-    return folded.before.record if folded.before is not None and not folded.before.gone else None
-
-
-def _lost_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
-    before = _capabilities(_standing_before(folded))
-    after = () if folded.change.kind in ENDINGS else folded.change.record.capabilities
-    return [(name, folded.change.id) for name in before if name not in after] if before != after else []
-
-
-def _new_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
-    before, after = _capabilities(_standing_before(folded)), folded.change.record.capabilities
-    return [(name, folded.change.id) for name in after] if before != after else []
-
-
-def _place(kind: str, revision: int, at: Milliseconds, record: str) -> Place:
-    return Place(codec.decode_record(record.encode()), revision, ChangeKind(kind), at)
-
-
-def _read_change(row: tuple[str, int, str, int, str | None, str]) -> Change:
-    epoch, revision, kind, at, reason, record = row
-    return Change(
-        kind=ChangeKind(kind),
-        record=codec.decode_record(record.encode()),
-        revision=revision,
-        epoch=epoch,
-        at=at,
-        reason=reason or "",
-    )

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from rollcall.store.snapshot import Folded, Snapshot
+from rollcall.store.rows import Folded
+from rollcall.store.snapshot import Snapshot
 from rollcall.worker.progress import Progress
 
 P = ParamSpec("P")

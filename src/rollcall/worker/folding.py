@@ -7,7 +7,7 @@ from nats.aio.client import Client
 from rollcall.bus.follow import Follower
 from rollcall.bus.roll import read_change
 from rollcall.core.records import Change
-from rollcall.store.snapshot import Folded
+from rollcall.store.rows import Folded
 from rollcall.worker.commit import Committer
 from rollcall.worker.roster import Roster
 

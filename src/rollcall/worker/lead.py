@@ -27,7 +27,7 @@ from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
 from rollcall.core.errors import Busy, Conflict, RollcallError
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Cause, Change, ChangeKind, Place
-from rollcall.store.snapshot import Folded
+from rollcall.store.rows import Folded
 from rollcall.worker.commit import Committer
 from rollcall.worker.ledger import Ledger
 from rollcall.worker.outcomes import UNCHANGED, Outcomes

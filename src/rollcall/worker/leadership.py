@@ -1,78 +1,41 @@
 """Standing for the leader lease, and one term after the other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec import Struct
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
-from rollcall.bus import headers as h
 from rollcall.bus import streams
-from rollcall.bus.connection import release
+from rollcall.bus.connection import heed_cancellation
 from rollcall.bus.follow import Follower
 from rollcall.bus.leader import FRESH, RENEW_EVERY, TTL, LeaseKey
 from rollcall.bus.roll import Roll
-from rollcall.bus.subjects import Subjects, names
+from rollcall.bus.subjects import Subjects
 from rollcall.core import codec
-from rollcall.core.errors import RollcallError, Unavailable
+from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Change
-from rollcall.store.snapshot import Folded
+from rollcall.store.rows import Folded
+from rollcall.worker.beacon import Beacon
 from rollcall.worker.beats import Beats, Hearing
 from rollcall.worker.commit import Committer
+from rollcall.worker.greeting import Greeting
 from rollcall.worker.judge import Judge
 from rollcall.worker.lead import Bounds, Lead
 from rollcall.worker.outcomes import Outcomes
+from rollcall.worker.position import LostLease, Position
 from rollcall.worker.roster import Roster
 from rollcall.worker.settings import WorkerSettings
 
-PURGE_EVERY: Seconds = 5.0
-BEACON_EVERY: Seconds = 2.0
-BEACON_SOONEST: Seconds = 0.1
-
 log = structlog.get_logger(__name__)
-
-
-class LostLease(Exception):
-    """Somebody else leads, or may."""
-
-
-class Settled(Struct, frozen=True):
-    """The position: every command of the inbox up to `seq` is settled."""
-
-    inbox_epoch: str
-    seq: int
 
 
 class Holder(Struct, frozen=True):
     """Who leads."""
 
     worker: str
-
-
-class Hello(Struct, frozen=True):
-    """What an agent says on a new connection."""
-
-    incarnation: int = 0
-
-
-class Greeted(Struct, frozen=True):
-    """What the leader answers: whether the agent is on the roll, and whether a newer life took its place."""
-
-    known: bool
-    superseded: bool
-    epoch: str
-    revision: int
-
-
-def _end_if_cancelled() -> None:
-    """A task group in which something failed forgets that it was cancelled meanwhile; we must not."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 class Leadership:
@@ -97,9 +60,8 @@ class Leadership:
         self._beats = beats
         self._folded_to = folded_to
         self._lease = LeaseKey(client, subjects, "leader", ttl=TTL)
-        self._position = LeaseKey(client, subjects, "position")
+        self._position = Position(client, subjects)
         self._renewed_at: Seconds = 0.0
-        self._saved_seq = 0
         self.lead: Lead | None = None
         self.leader = ""
         """The worker that leads, as far as this one knows."""
@@ -115,7 +77,8 @@ class Leadership:
                     log.warning("no longer leads", worker=self._settings.name, why=str(lost.exceptions[0]))
                 except* Unavailable as away:
                     log.warning("no longer leads", worker=self._settings.name, why=str(away.exceptions[0]))
-                _end_if_cancelled()
+                # A task group in which something failed forgets that it was cancelled meanwhile.
+                heed_cancellation()
             await asyncio.sleep(RENEW_EVERY)
 
     async def on_fold(self, change: Change) -> None:
@@ -153,9 +116,9 @@ class Leadership:
         async with asyncio.TaskGroup() as tasks:
             # The lease is renewed from the first moment: catching up may take longer than it lasts.
             keeping = tasks.create_task(self._keep(), name="leader: renew")
-            settled, inbox_epoch = await self._where_to_start()
+            start = await self._position.start(self._roster.clock.wall())
             await self._catch_up()
-            replay_until = await self._committer.call(self._committer.snapshot.highest_cause, inbox_epoch)
+            replay_until = await self._committer.call(self._committer.snapshot.highest_cause, start.inbox_epoch)
             roll = Roll(self._client, self._subjects, tombstone_ttl=self._settings.tombstone_ttl)
             async with roll.opened():
                 self.lead = Lead(
@@ -165,30 +128,31 @@ class Leadership:
                     Outcomes(self._client, self._subjects, self._roster),
                     bounds=Bounds(self._settings.max_agents, self._settings.max_roles),
                     folded_to=self._folded_to,
-                    inbox_epoch=inbox_epoch,
-                    settled=settled,
+                    inbox_epoch=start.inbox_epoch,
+                    settled=start.seq,
                     replay_until=replay_until,
                 )
                 judge = Judge(self._client, self._subjects, self._roster, self.lead, fresh=self._fresh)
                 self._beats.hearing = Hearing(judge.again, judge.sign, judge.refused)
                 try:
-                    async with self._greeting():
-                        await self._lead(self.lead, judge, Settled(inbox_epoch, settled))
+                    async with Greeting(self._client, self._subjects, self._roster).opened():
+                        await self._lead(self.lead, judge, start.seq)
                 finally:
                     self._beats.hearing = None
                     lead, self.lead = self.lead, None
                     # A renewal after the lease was given back would look like a lost one.
                     keeping.cancel()
-                    await self._resign(lead, inbox_epoch)
+                    await self._resign(lead)
 
-    async def _lead(self, lead: Lead, judge: Judge, start: Settled) -> None:
+    async def _lead(self, lead: Lead, judge: Judge, start: int) -> None:
         async with asyncio.TaskGroup() as tasks:
-            follower = Follower(self._client, self._subjects.inbox_stream, start.seq)
+            follower = Follower(self._client, self._subjects.inbox_stream, start)
+            beacon = Beacon(self._client, self._subjects, self._roster, lead, leader=self._settings.name)
             tasks.create_task(lead.take(follower), name="leader: take")
-            tasks.create_task(self._save_position(lead, start), name="leader: position")
-            tasks.create_task(self._purge(), name="leader: purge the inbox")
+            tasks.create_task(self._position.keep(lead), name="leader: position")
+            tasks.create_task(self._position.purge(), name="leader: purge the inbox")
             tasks.create_task(judge.sweep(), name="leader: sweep")
-            tasks.create_task(self._shine(lead), name="leader: beacon")
+            tasks.create_task(beacon.shine(), name="leader: beacon")
 
     async def _keep(self) -> None:
         while True:
@@ -203,114 +167,19 @@ class Leadership:
     def _fresh(self) -> bool:
         return self._roster.clock.now() - self._renewed_at < FRESH
 
-    async def _where_to_start(self) -> tuple[int, str]:
-        """The position and the inbox epoch; an inbox that ends before the position is moved up to it."""
-        inbox = await streams.state(self._client, self._subjects.inbox_stream)
-        value = await self._position.read()
-        saved = codec.decode(value, Settled) if value is not None else Settled(inbox.epoch, 0)
-        if saved.inbox_epoch == inbox.epoch and saved.seq <= inbox.last:
-            return saved.seq, inbox.epoch
-        epoch = streams.new_epoch(self._roster.clock.wall())
-        start = max(saved.seq, inbox.last)
-        log.warning("the inbox was rolled back or recreated; it goes on under a new epoch", seq=start, epoch=epoch)
-        await streams.purge_up_to(self._client, self._subjects.inbox_stream, start + 1)
-        await streams.set_epoch(self._client, self._subjects.inbox_stream, epoch)
-        return start, epoch
-
     async def _catch_up(self) -> None:
         """Waits until everything the roll says is folded and on disk."""
         end = (await streams.state(self._client, self._subjects.roll_stream)).last
         await self._folded_to(end)
         await self._committer.settled()
 
-    async def _save_position(self, lead: Lead, saved: Settled) -> None:
-        """Saves the position beside each renewal, and at once when a refusal waits to be told."""
-        while True:
-            try:
-                async with asyncio.timeout(RENEW_EVERY):
-                    await lead.has_refusals.wait()
-            except TimeoutError:
-                pass  # time to save what was settled meanwhile
-            position = Settled(saved.inbox_epoch, lead.settled)
-            if position != saved:
-                if not await self._position.write(codec.encode(position)):
-                    raise LostLease("another worker wrote the position")
-                saved = position
-                self._saved_seq = position.seq
-            await lead.tell_refusals(saved.seq)
-            # A refusal behind a command that is still on its way waits for that; there is nothing new to save yet.
-            await asyncio.sleep(0.001)
-
-    async def _purge(self) -> None:
-        done = 0
-        while True:
-            await asyncio.sleep(PURGE_EVERY)
-            settled = self._saved_seq
-            if settled > done:
-                await streams.purge_up_to(self._client, self._subjects.inbox_stream, settled + 1)
-                done = settled
-
-    async def _shine(self, lead: Lead) -> None:
-        """The beacon: at least every two seconds, and soon after anything in it changed."""
-        last, shone_at = b"", -BEACON_EVERY
-        while True:
-            body = self._beacon(lead)
-            now = self._roster.clock.now()
-            if body != last or now - shone_at >= BEACON_EVERY:
-                await self._client.publish(self._subjects.beacon, body)
-                last, shone_at = body, now
-            await asyncio.sleep(BEACON_SOONEST)
-
-    def _beacon(self, lead: Lead) -> bytes:
-        return codec.encode(
-            {
-                "epoch": self._roster.epoch,
-                "revision": self._roster.revision,
-                "leader": self._settings.name,
-                "guard": None,
-                "inbox": {"waiting": lead.waiting},
-                "roles": {name: role.revision for name, role in self._roster.roles.items()},
-            }
-        )
-
-    @asynccontextmanager
-    async def _greeting(self) -> AsyncIterator[None]:
-        subscription = await self._client.subscribe(self._subjects.hello("*.*"), cb=self._on_hello)
-        try:
-            yield
-        finally:
-            if self._client.is_connected:
-                await release(self._client, subscription)
-                await subscription.unsubscribe()
-
-    async def _on_hello(self, message: Msg) -> None:
-        """Tells an agent whether it is known, and whether a newer life took its place."""
-        try:
-            role, id = names(".".join(message.subject.split(".")[3:]))
-            hello = codec.decode(message.data, Hello) if message.data else Hello()
-        except RollcallError as error:
-            headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
-            await self._client.publish(message.reply, codec.encode_error(error), headers=headers)
-            return
-        # Not message.respond: that sends the question's headers back, and with them who asked.
-        await self._client.publish(message.reply, codec.encode(self._greeted(role, id, hello.incarnation)))
-
-    def _greeted(self, role: str, id: str, incarnation: int) -> Greeted:
-        place = self._roster.standing(id)
-        epoch, revision = self._roster.epoch, self._roster.revision
-        if place is None or place.record.role != role:
-            return Greeted(False, False, epoch, revision)
-        held = place.record.incarnation
-        return Greeted(incarnation in (0, held), 0 < incarnation < held, epoch, revision)
-
-    async def _resign(self, lead: Lead, inbox_epoch: str) -> None:
+    async def _resign(self, lead: Lead) -> None:
         """Saves the position and gives the lease back, so that another worker need not wait for its end."""
         if not self._client.is_connected or not self._fresh():
             return
         try:
             async with asyncio.timeout(0.5):
-                if await self._position.write(codec.encode(Settled(inbox_epoch, lead.settled))):
-                    await lead.tell_refusals(lead.settled)
+                await self._position.save(lead)
                 await self._lease.clear()
-        except (TimeoutError, Unavailable) as error:
+        except (TimeoutError, Unavailable, LostLease) as error:
             log.debug("the lease ends by itself", error=str(error))

@@ -18,7 +18,8 @@ from rollcall.core import codec
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.records import Change
 from rollcall.store.files import locked
-from rollcall.store.snapshot import Folded, Seen, Snapshot
+from rollcall.store.rows import Folded, Seen
+from rollcall.store.snapshot import Snapshot
 from rollcall.worker.answers import Answers
 from rollcall.worker.beats import Beats
 from rollcall.worker.clock import Clock
@@ -228,4 +229,4 @@ class Worker:
         while True:
             await asyncio.sleep(PRUNE_EVERY)
             before = self._clock.wall() - round(self._settings.history_age * 1000)
-            await self._committer.call(self._committer.snapshot.prune, rows=self._settings.history_rows, before=before)
+            await self._committer.call(self._committer.snapshot.prune, keep=self._settings.history_rows, before=before)

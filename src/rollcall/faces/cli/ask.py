@@ -1,6 +1,5 @@
 """Questions: who is there, what happened, how is the registry."""
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -8,10 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 import rollcall
-from rollcall import Position, Registry
+from rollcall import Position
 from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, pairs, print_json, run
 from rollcall.faces.cli.show import agents_table, change_line, changes_table, entry_table
-from rollcall.sdk.diagnosis import Finding, Verdict, diagnose
 
 app = typer.Typer()
 
@@ -233,38 +231,3 @@ def info(nats: Nats = None, realm: Realm = "default", json: Json = False) -> Non
         out.print(table)
 
     run(main())
-
-
-@app.command()
-def doctor(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
-    """Check server, streams, workers, leader, commands, broadcast and clock; say how to mend what is wrong.
-
-    Exit code 1 when something is broken.
-    """
-
-    async def main() -> int:
-        findings: list[Finding] = []
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
-            findings = await _examine(registry, json)
-        if json:
-            print_json({"findings": findings})
-        return NO if any(finding.verdict is Verdict.BROKEN for finding in findings) else 0
-
-    raise typer.Exit(run(main()))
-
-
-_MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.WARNING: "[yellow]warning[/]", Verdict.BROKEN: "[red]broken[/] "}
-
-
-async def _examine(registry: Registry, quiet: bool) -> list[Finding]:
-    findings = []
-    async for finding in diagnose(registry):
-        findings.append(finding)
-        if quiet:
-            continue
-        out.print(f"{_MARKS[finding.verdict]}  [bold]{finding.check:<10}[/]", end=" ")
-        out.print(finding.found, markup=False)
-        if finding.mend:
-            out.print(f"{'':21}-> {finding.mend}", markup=False)
-        await asyncio.sleep(0)
-    return findings

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +20,7 @@ import rollcall
 from rollcall import Change, ChangeKind, Registry
 from rollcall.core.errors import RollcallError, Unavailable
 from rollcall.core.instants import Seconds
-from rollcall.embedded.process import die_with_parent
+from rollcall.faces.cli.children import Spawn, children
 from rollcall.faces.cli.common import err, forever, out, run
 from rollcall.faces.cli.demo_agent import TTL
 from rollcall.faces.cli.show import agents_table, change_line
@@ -59,7 +57,7 @@ def demo(
 
 async def _demo(keep: bool) -> None:
     started = time.monotonic()
-    with _temporary() as home, _children() as spawn:
+    with _temporary() as home, children() as spawn:
         async with _registry(spawn, home) as registry:
             checked = await _show(registry, spawn)
             out.print()
@@ -75,7 +73,7 @@ async def _demo(keep: bool) -> None:
 
 
 @asynccontextmanager
-async def _registry(spawn: "Spawn", home: Path) -> AsyncIterator[Registry]:
+async def _registry(spawn: Spawn, home: Path) -> AsyncIterator[Registry]:
     """The bundled server and a worker, in a process of their own."""
     ready = home / "ready.json"
     log = home / "up.log"
@@ -92,7 +90,7 @@ async def _registry(spawn: "Spawn", home: Path) -> AsyncIterator[Registry]:
         yield registry
 
 
-async def _show(registry: Registry, spawn: "Spawn") -> int:
+async def _show(registry: Registry, spawn: Spawn) -> int:
     """Every step, in order; says how many there were."""
     steps = Steps()
     steps.done(f"a nats-server and a worker serve at {registry.url}")
@@ -108,7 +106,7 @@ async def _show(registry: Registry, spawn: "Spawn") -> int:
     return steps.count
 
 
-async def _start_fleet(registry: Registry, spawn: "Spawn", steps: "Steps") -> dict[str, "subprocess.Popen[bytes]"]:
+async def _start_fleet(registry: Registry, spawn: Spawn, steps: "Steps") -> dict[str, "subprocess.Popen[bytes]"]:
     fleet = {
         f"{role}-{number}": (role, capability)
         for role, (capability, count) in FLEET.items()
@@ -228,50 +226,6 @@ class Changes:
             async with self._arrived:
                 self._kept.append(change)
                 self._arrived.notify_all()
-
-
-Spawn = Callable[[list[str], Path | None], "subprocess.Popen[bytes]"]
-
-
-@contextmanager
-def _children() -> Iterator[Spawn]:
-    """Starts processes that end with this block, and with this process."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def spawn(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
-        with contextlib.ExitStack() as stack:
-            output = stack.enter_context(log.open("wb")) if log is not None else subprocess.DEVNULL
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                preexec_fn=die_with_parent(signal.SIGKILL),
-                start_new_session=True,
-            )
-        started.append(process)
-        return process
-
-    try:
-        yield spawn
-    finally:
-        # The agents first, so that they can say goodbye; the registry, which came first, last.
-        _end(started[1:])
-        _end(started[:1])
-
-
-def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + 2
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""What the registry answers, as programs hold it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from rollcall.core.instants import Seconds, instant
+from rollcall.core.records import Change, ChangeKind, Entry, Record
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """Agents, and who said so: which worker, having folded which revision of which roll.
+
+    It can be used as the sequence of its agents. `next` is the cursor of the next page, None on the last one.
+    """
+
+    agents: tuple[Entry, ...] = ()
+    count: int = 0
+    next: str | None = None
+    epoch: str = ""
+    revision: int = 0
+    worker: str = ""
+    guard: Any = None  # what the guard says of itself, in words and numbers
+    explained: tuple[dict[str, Any], ...] = ()
+    not_modified: bool = False
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.agents)
+
+    def __len__(self) -> int:
+        return len(self.agents)
+
+    def __getitem__(self, index: int) -> Entry:
+        return self.agents[index]
+
+
+class RollCall(Struct, frozen=True):
+    """A call to announce oneself again within `window` seconds."""
+
+    window: Seconds = 1.0
+
+
+class _Told(Struct, frozen=True):
+    kind: ChangeKind
+    revision: int
+    epoch: str
+    at: str
+    record: Record
+    reason: str = ""
+
+    def change(self) -> Change:
+        return Change(
+            kind=self.kind,
+            record=self.record,
+            revision=self.revision,
+            epoch=self.epoch,
+            at=instant(self.at),
+            reason=self.reason,
+        )
+
+
+class Changes(Struct, frozen=True, kw_only=True):
+    """Changes after a revision, or, when that is `too_old`, the agents as they are."""
+
+    told: tuple[_Told, ...] = msgspec.field(default=(), name="changes")
+    agents: tuple[Entry, ...] = ()
+    next: str | None = None
+    too_old: bool = False
+    upto: int = 0
+    more: bool = False
+    epoch: str = ""
+    revision: int = 0
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes, in the order of the roll."""
+        return [told.change() for told in self.told]

@@ -1,0 +1,145 @@
+"""What changes and agents look like as rows, and the statements that take a whole batch of them."""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from rollcall.core import codec
+from rollcall.core.instants import Milliseconds, instant
+from rollcall.core.records import ENDINGS, Change, ChangeKind, Place, Record
+
+
+class Folded(Struct, frozen=True, gc=False):
+    """One change, ready to be stored: what stood before, and the record's bytes as the roll has them."""
+
+    change: Change
+    data: bytes
+    before: Place | None
+
+
+class Seen(Struct, frozen=True, gc=False):
+    """When an agent was last heard, and how it felt then, as JSON."""
+
+    id: str
+    at: Milliseconds
+    health: str | None
+
+
+class Kept(Struct, frozen=True, gc=False):
+    """One agent as the file has it."""
+
+    place: Place
+    seen_at: Milliseconds | None = None
+    health: str | None = None
+
+
+CHANGE_COLUMNS = "epoch, revision, kind, at, reason, record"
+
+
+def _cells(count: int) -> str:
+    """The cells of a row of `json_each`."""
+    return ", ".join(f"json_extract(value, '$[{number}]')" for number in range(count))
+
+
+INSERT_CHANGE = (
+    "INSERT OR IGNORE INTO changes (epoch, revision, kind, role, id, at, reason, cause_epoch, cause_seq, record)"
+    f" SELECT {_cells(10)} FROM json_each(?)"
+)
+
+UPSERT_AGENT = (
+    "INSERT INTO agents (id, role, name, status, address, version, revision, kind, at, lost_at, record, last_seen)"
+    # Without the WHERE, SQLite takes ON CONFLICT for a join.
+    f" SELECT {_cells(12)} FROM json_each(?) WHERE true"
+    " ON CONFLICT (id) DO UPDATE SET role = excluded.role, name = excluded.name, status = excluded.status,"
+    " address = excluded.address, version = excluded.version, revision = excluded.revision, kind = excluded.kind,"
+    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record,"
+    " last_seen = max(coalesce(excluded.last_seen, 0), coalesce(last_seen, 0))"
+)
+
+SEE = (
+    "UPDATE agents SET last_seen = json_extract(value, '$[1]'), health = json_extract(value, '$[2]')"
+    " FROM json_each(?) AS heard WHERE agents.id = json_extract(value, '$[0]')"
+)
+
+DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
+INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
+
+_ASKED = frozenset({ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.DEREGISTERED})
+"""The kinds that a command makes; the others keep the cause of the record they are about."""
+
+
+def change_row(folded: Folded) -> tuple[object, ...]:
+    """A change, for `INSERT_CHANGE`."""
+    change = folded.change
+    cause = change.record.cause if change.kind in _ASKED else None
+    return (
+        change.epoch,
+        change.revision,
+        change.kind,
+        change.role,
+        change.id,
+        change.at,
+        change.reason or None,
+        cause.inbox_epoch if cause else None,
+        cause.seq if cause else None,
+        folded.data.decode(),
+    )
+
+
+def agent_row(folded: Folded) -> tuple[object, ...]:
+    """An agent after a change, for `UPSERT_AGENT`."""
+    change, record = folded.change, folded.change.record
+    return (
+        record.id,
+        record.role,
+        record.name,
+        record.status,
+        record.address,
+        record.version,
+        change.revision,
+        change.kind,
+        change.at,
+        record.lost_at,
+        folded.data.decode(),
+        # A registration is a sign of life; what else is heard is stored by `see`.
+        instant(record.updated_at) if change.kind is ChangeKind.REGISTERED else None,
+    )
+
+
+def _capabilities(record: Record | None) -> tuple[str, ...]:
+    return record.capabilities if record is not None else ()
+
+
+def _standing_before(folded: Folded) -> Record | None:
+    return folded.before.record if folded.before is not None and not folded.before.gone else None
+
+
+def lost_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
+    """What an agent can do no more, as pairs with its id."""
+    before = _capabilities(_standing_before(folded))
+    after = () if folded.change.kind in ENDINGS else folded.change.record.capabilities
+    return [(name, folded.change.id) for name in before if name not in after] if before != after else []
+
+
+def new_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
+    """What an agent can do now, as pairs with its id; nothing when that did not change."""
+    before, after = _capabilities(_standing_before(folded)), folded.change.record.capabilities
+    return [(name, folded.change.id) for name in after] if before != after else []
+
+
+def place(kind: str, revision: int, at: Milliseconds, record: str) -> Place:
+    """A place as the file has it."""
+    return Place(codec.decode_record(record.encode()), revision, ChangeKind(kind), at)
+
+
+def read_change(row: tuple[str, int, str, int, str | None, str]) -> Change:
+    """A row of `CHANGE_COLUMNS` as a change."""
+    epoch, revision, kind, at, reason, record = row
+    return Change(
+        kind=ChangeKind(kind),
+        record=codec.decode_record(record.encode()),
+        revision=revision,
+        epoch=epoch,
+        at=at,
+        reason=reason or "",
+    )
