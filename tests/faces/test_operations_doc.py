@@ -18,6 +18,7 @@ import nats
 import pytest
 
 import rollcall
+from rollcall.bus.connection import connected
 from rollcall.bus.subjects import Subjects
 from rollcall.embedded.config import ASKED, BEATS, HELLO, PING, TOLD
 from rollcall.embedded.process import die_with_parent
@@ -313,9 +314,12 @@ async def test_the_configuration_of_one_account_works(one_account: str, tmp_path
                 return health is not None and health.active_connections == 7
 
             await eventually(beat, what="a beat")
+            async with connected(signed_in("worker", one_account), name="who pings") as inside:
+                pinged = await inside.request(Subjects("works").ping("a1"), b"", timeout=5)
             found = await registry.discover("worker", capabilities=["ocr"])
         changes = [str((await asyncio.wait_for(anext(watch), 10)).kind) for _ in range(2)]
 
+    assert "loop_lag" in json.loads(pinged.data)
     assert ids(found) == ["a1"]
     assert changes == ["registered", "deregistered"]
 
