@@ -37,6 +37,7 @@ async def connected(
     name: str,
     nkey_seed: str = "",
     timeout: Seconds = FIRST_CONNECT,
+    on_disconnect: Callable[[], Awaitable[None]] | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Client]:
     """A connection that comes back for ever, with backoff and jitter.
@@ -68,6 +69,7 @@ async def connected(
         "pending_size": 8 << 20,
         "flush_timeout": 5,
         "error_cb": on_error,
+        "disconnected_cb": on_disconnect,
         "reconnected_cb": on_reconnect,
         "reconnect_to_server_handler": _backoff(),
     }

@@ -14,7 +14,8 @@ from rollcall.bus import streams
 from rollcall.bus.connection import barrier, connected
 from rollcall.bus.streams import StreamState
 from rollcall.bus.subjects import Subjects, key, names
-from rollcall.core import codec
+from rollcall.core import codec, limits
+from rollcall.core.errors import Misconfigured
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.records import Change
 from rollcall.store.files import locked
@@ -51,33 +52,67 @@ async def serving(settings: WorkerSettings, *, clock: Clock | None = None) -> As
     subjects = Subjects(settings.realm)
     name = f"rollcall:{settings.realm}:worker:{settings.name}"
     with locked(settings.snapshot.with_name(settings.snapshot.name + ".lock")):
-        async with connected(settings.url, name=name, nkey_seed=settings.nkey_seed) as client:
+        roster = Roster(clock)
+        absence = Absence(roster)
+        async with connected(
+            settings.url,
+            name=name,
+            nkey_seed=settings.nkey_seed,
+            on_disconnect=absence.began,
+            on_reconnect=absence.ended,
+        ) as client:
             roll = await _streams(client, subjects, settings, clock.wall())
             snapshot = Snapshot.open(settings.snapshot, now=clock.wall())
-            worker = Worker(client, subjects, settings, snapshot, clock)
+            worker = Worker(client, subjects, settings, snapshot, roster)
             async with worker.running(roll):
                 yield worker
 
 
 async def _streams(client: Client, subjects: Subjects, settings: WorkerSettings, now: Milliseconds) -> StreamState:
     """Makes or checks what must exist on the server; returns the roll as it stands."""
+    if client.max_payload < 2 * limits.RECORD_BYTES:
+        raise Misconfigured(
+            f"the server takes messages of {client.max_payload} bytes, a record may have {limits.RECORD_BYTES}; "
+            f"set its max_payload to {2 * limits.RECORD_BYTES} or more"
+        )
     await streams.ensure(client, streams.inbox_config(subjects, settings.replicas), now=now)
     await streams.ensure(client, streams.leases_config(subjects, settings.replicas), now=now)
     return await streams.ensure(client, streams.roll_config(subjects, settings.replicas), now=now)
+
+
+class Absence:
+    """While the bus is away no beat can be heard: every lease gets that time back."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._since: Seconds | None = None
+
+    async def began(self) -> None:
+        """The connection is gone."""
+        if self._since is None:
+            self._since = self._roster.clock.now()
+
+    async def ended(self) -> None:
+        """The connection is back."""
+        if self._since is not None:
+            missed = self._roster.clock.now() - self._since
+            self._since = None
+            self._roster.leases.extend(missed)
+            log.warning("the bus was away; every lease gets what was missed", seconds=round(missed, 3))
 
 
 class Worker:
     """The parts of a worker, put together."""
 
     def __init__(
-        self, client: Client, subjects: Subjects, settings: WorkerSettings, snapshot: Snapshot, clock: Clock
+        self, client: Client, subjects: Subjects, settings: WorkerSettings, snapshot: Snapshot, roster: Roster
     ) -> None:
         self._client = client
         self._subjects = subjects
         self._settings = settings
-        self._clock = clock
-        self._started = clock.wall()
-        self._roster = Roster(clock)
+        self._clock = roster.clock
+        self._started = roster.clock.wall()
+        self._roster = roster
         self._committer = Committer(snapshot, self._on_durable)
         self._beats = Beats(client, subjects, self._roster)
         self._folding = Folding(client, subjects.roll_stream, self._roster, self._committer, self._on_fold)
