@@ -1,6 +1,8 @@
 """Faults that were found once, each as the rule it broke."""
 
 import asyncio
+import sqlite3
+import threading
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from rollcall import Health, Position
 from rollcall.bus.connection import connected, without_password
 from rollcall.core.errors import Unauthorized
 from tests.bus.plain import plain
-from tests.conftest import eventually, ids
+from tests.conftest import eventually, ids, leads
 
 
 async def test_since_under_load_never_skips_a_change(bus):
@@ -172,3 +174,145 @@ async def test_seen_is_stored_while_agents_come(bus):
 async def test_a_server_that_is_no_registry_is_told_apart(nats_server):
     async with connected(nats_server.url, name="x") as client:
         assert client.is_connected
+
+
+async def test_a_batch_that_ends_and_renews_an_agent_leaves_the_agent_on_disk(bus):
+    async with bus.worker("w1"), bus.registry() as registry:
+        await leads(registry)
+        await registry.register("worker", "a", capabilities=["old"])
+    async with bus.worker("w2"), bus.registry() as registry:
+        await leads(registry)
+        await registry.deregister("worker", "a")
+        await registry.register("worker", "a", capabilities=["new"])
+    for _ in range(2):  # once folded in one batch, and once more from the file alone
+        async with bus.worker("w1"), bus.registry() as registry:
+            await leads(registry)
+            assert ids(await registry.list()) == ["a"]
+            with pytest.raises(rollcall.Conflict):
+                await registry.register("worker", "a", mode=rollcall.Mode.CREATE)
+    with sqlite3.connect(f"file:{bus.home / 'w1.db'}?mode=ro", uri=True) as database:
+        assert database.execute("SELECT capability, id FROM capabilities").fetchall() == [("new", "a")]
+    database.close()
+
+
+async def test_since_says_too_old_where_the_roll_gave_changes_up_meanwhile(bus):
+    async with bus.worker("w1"), bus.registry() as registry:
+        await leads(registry)
+        first = await registry.register("worker", "a")
+        epoch = (await registry.info())["epoch"]
+    async with bus.worker("w2"), bus.registry() as registry:
+        await leads(registry)
+        for number in range(30):
+            await registry.update("worker", "a", {"name": str(number)})
+    async with bus.worker("w1"), bus.registry() as registry:
+        await leads(registry)
+        assert (await registry.since(Position(epoch, first.revision))).too_old
+
+
+async def test_a_dead_agent_that_others_update_is_lost_all_the_same(bus):
+    async with bus.served() as registry:
+        await registry.register("worker", "lively", ttl=1.5)
+        await registry.register("worker", "silent", ttl=1.5)
+
+        async def lost():
+            await registry.heartbeat("worker", "lively")
+            await registry.update("worker", "silent", {"labels": {"at": str(time.monotonic())}})
+            return (await registry.get("silent")).lost_at
+
+        await eventually(lost, within=8)
+        assert (await registry.get("lively")).lost_at is None
+
+
+async def test_of_two_lives_in_one_process_the_one_that_stays_goes_on_beating(bus):
+    async with bus.served() as registry:
+        first = registry.agent("worker", "x", id="same", ttl=1.5)
+        await first.__aenter__()
+        async with registry.agent("worker", "x", id="same", ttl=1.5, mode=rollcall.Mode.TAKEOVER):
+            await first.__aexit__(None, None, None)
+            await asyncio.sleep(2.5)  # longer than its ttl: only beats keep it
+            assert (await registry.get("same")).liveness == "live"
+
+
+async def test_an_agent_that_shortens_its_ttl_beats_faster(bus):
+    async with bus.served() as registry, registry.agent("worker", "x", id="x1", ttl=60) as me:
+        await me.update(ttl=1.0)
+        await asyncio.sleep(2.0)  # twice the new ttl: only beats keep it
+        assert (await registry.get("x1")).liveness == "live"
+
+
+async def test_an_agent_that_is_cancelled_while_it_registers_leaves_no_ghost(bus):
+    async with bus.served() as registry:
+        cancelled = set()
+        for number in range(8):
+            entering = asyncio.create_task(registry.agent("worker", "x", id=f"x{number}", ttl=None).__aenter__())
+            await asyncio.sleep(number * 0.0002)
+            entering.cancel()
+            await asyncio.wait((entering,))
+            if entering.cancelled():
+                cancelled.add(f"x{number}")
+        await registry.register("scout", "last")
+        assert cancelled
+        assert cancelled.isdisjoint(ids(await registry.list()))
+
+
+async def test_a_watch_that_is_cancelled_while_it_opens_deafens_nobody(bus):
+    async with bus.served() as registry:
+        for _ in range(20):
+            opening = asyncio.create_task(registry.watch().open())
+            await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait((opening,))
+        assert await registry.info(timeout=5)
+
+
+async def test_what_is_no_change_in_the_roll_blocks_nobody(bus):
+    async with bus.served() as registry, bus.worker_connection() as inside:
+        await registry.register("worker", "a")
+        await inside.publish(bus.subjects.roll("worker.a"), b'{"stream":"x","seq":1}')
+        await inside.publish(bus.subjects.roll("worker.b"), b"nonsense")
+        await inside.flush()
+
+        assert (await registry.update("worker", "a", {"name": "new"})).name == "new"
+        assert (await registry.register("worker", "b")).id == "b"
+        with pytest.raises(rollcall.NotFound):
+            await registry.deregister("worker", "nobody")
+
+
+async def test_an_agent_cannot_answer_for_the_registry(bus):
+    async with bus.served() as registry, bus.agent_connection() as attacker:
+
+        async def forge(message):
+            await message.respond(b'{"agents":[],"count":0}')
+
+        for subject in ("discover.*", "get.*", "list"):
+            await attacker.subscribe(f"rollcall.{bus.realm}.{subject}", cb=forge, queue="rollcall")
+        await attacker.flush()
+        await registry.register("worker", "a")
+        assert [len(await registry.discover("worker")) for _ in range(50)] == [1] * 50
+
+
+async def test_only_a_roll_call_is_a_roll_call(bus):
+    async with bus.served() as registry, registry.agent("worker", "x") as me, bus.agent_connection() as attacker:
+        before = (await registry.get(me.id)).revision
+        await registry.deregister("worker", me.id)
+        await attacker.publish(f"rollcall.{bus.realm}.info", reply=f"rollcall.{bus.realm}.rollcall")
+        await attacker.flush()
+        await registry.register("scout", "later")
+        assert ids(await registry.discover("worker")) == []
+        assert before
+
+
+def test_threads_that_still_ask_when_the_sync_block_ends_are_told(nats_server):
+    ended = threading.Event()
+
+    def ask(registry):
+        try:
+            while True:
+                registry.info()
+        except BaseException:
+            ended.set()
+
+    with rollcall.sync.connect(nats_server.url, realm="nobody-serves-here") as registry:
+        thread = threading.Thread(target=ask, args=(registry,), daemon=True)
+        thread.start()
+    assert ended.wait(10)

@@ -165,3 +165,26 @@ def test_a_beat_says_health_only_when_there_is_some():
     assert not Beat(incarnation=5, loop_lag=0.1).says_health
     assert Beat(cpu_percent=0.0).says_health
     assert Beat(metrics={"x": 1}).health.metrics == {"x": 1}
+
+
+def test_a_look_that_stops_in_the_middle_loses_nobody():
+    leases = Leases()
+    for number in range(3):
+        leases.grant(f"w.{number}", record(str(number), 2.0), 0.0)
+    looking = leases.due(5.0)
+    next(looking)
+    looking.close()
+
+    leases.grant("w.later", record("later", 2.0), 6.0)
+
+    assert {key for key, _ in due(leases, 9.0)} == {"w.0", "w.1", "w.2", "w.later"}
+
+
+def test_an_amended_lease_keeps_its_place_among_those_heard_later():
+    leases = Leases()
+    leases.grant("w.silent", record("silent"), 0.0)
+    leases.grant("w.lively", record("lively", 6.0), 4.0)
+
+    leases.amend("w.silent", record("silent", 6.0))
+
+    assert [key for key, _ in due(leases, 6.0)] == ["w.silent", "w.silent"]

@@ -98,6 +98,7 @@ class Roll:
         self._room = asyncio.Event()
         self._room.set()
         self._next = 0
+        self._closed = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Roll"]:
@@ -107,6 +108,9 @@ class Roll:
         try:
             yield self
         finally:
+            # Whoever still waits for room, such as the fold, must not wait for ever.
+            self._closed = True
+            self._room.set()
             sweeper.cancel()
             if not self._client.is_closed:
                 await subscription.unsubscribe()
@@ -117,10 +121,15 @@ class Roll:
         """Sends a record under `key_` if the roll still holds `expected` for its id; `done` is called with the answer.
 
         Waits while as many writes as the window allows are on their way.
+
+        Raises:
+            Unavailable: the roll was closed; nothing was sent.
         """
-        while len(self._waiting) >= WINDOW:
+        while len(self._waiting) >= WINDOW and not self._closed:
             self._room.clear()
             await self._room.wait()
+        if self._closed:
+            raise Unavailable("this worker no longer leads; try again")
         self._next += 1
         self._waiting[self._next] = _Waiting(done, asyncio.get_running_loop().time())
         _, _, id = key_.partition(".")

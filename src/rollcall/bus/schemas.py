@@ -166,7 +166,7 @@ _BY_HAND: dict[str, Json] = {
         roles=_COUNTS,
     ),
     # These two Structs live with the SDK, above us.
-    "RollCall": _object("Announce yourself again within `window` seconds.", window={"type": "number", "default": 1.0}),
+    "RollCall": _object("Announce yourself again within `window` seconds.", "window", window={"type": "number"}),
     "Pong": _object("A sign of life on demand.", incarnation=_WHOLE, loop_lag={"type": "number"}),
 }
 

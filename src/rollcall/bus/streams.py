@@ -28,12 +28,13 @@ _NAME_IN_USE = 10058
 
 
 class StreamState(Struct, frozen=True):
-    """A stream as it stands: which one, and between which sequences."""
+    """A stream as it stands: which one, between which sequences, and how many subjects it holds messages of."""
 
     epoch: str
     first: int
     last: int
     messages: int
+    subjects: int
 
 
 def new_epoch(now: Milliseconds) -> str:
@@ -206,7 +207,7 @@ def _raise_error(answer: dict[str, Any], whom: str) -> None:
 def _state(answer: dict[str, Any]) -> StreamState:
     told = answer["state"]
     epoch = (answer["config"].get("metadata") or {}).get(EPOCH, "")
-    return StreamState(epoch, told["first_seq"], told["last_seq"], told["messages"])
+    return StreamState(epoch, told["first_seq"], told["last_seq"], told["messages"], told.get("num_subjects", 0))
 
 
 def _differences(wanted: dict[str, Any], actual: dict[str, Any]) -> list[str]:

@@ -17,8 +17,15 @@ _any = msgspec.json.Decoder()
 
 
 def encode(value: Any) -> bytes:  # Any: whatever has a JSON form
-    """`value` as JSON."""
-    return _encoder.encode(value)
+    """`value` as JSON.
+
+    Raises:
+        Invalid: it holds what JSON cannot.
+    """
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise Invalid(f"this cannot be written as JSON: {error}") from error
 
 
 def decode(data: bytes, kind: type[T]) -> T:

@@ -29,12 +29,13 @@ class Stage(Enum):
 class Queue:
     """Leases that are due `period` seconds after their last sign of life, oldest first."""
 
-    __slots__ = ("leases", "period", "stage")
+    __slots__ = ("deadline", "leases", "period", "stage")
 
     def __init__(self, stage: Stage, period: Seconds) -> None:
         self.stage = stage
         self.period = period
         self.leases: OrderedDict[str, Lease] = OrderedDict()
+        self.deadline: Seconds = 0.0
 
     def __lt__(self, other: "Queue") -> bool:
         return self.period < other.period
@@ -118,6 +119,7 @@ class Leases:
         if lease is None or lease.incarnation != record.incarnation:
             self.drop(key)
             lease = self._leases[key] = Lease(record.incarnation, now)
+        self._leave(key, lease)
         lease.at = now
         lease.lost = False
         self.amend(key, record)
@@ -126,9 +128,13 @@ class Leases:
     def amend(self, key: str, record: Record) -> None:
         """Another ttl, interval or intent, with no sign of life. Where no beat is expected, nothing is ever due."""
         lease = self._leases[key]
+        lease.host = record.host
+        runs = record.status in BEATING and not lease.lost
+        if (lease.ttl, lease.interval, lease.queue is not None) == (record.ttl, record.heartbeat_interval, runs):
+            return
+        lease.ttl, lease.interval = record.ttl, record.heartbeat_interval
         self._leave(key, lease)
-        lease.ttl, lease.interval, lease.host = record.ttl, record.heartbeat_interval, record.host
-        if record.status in BEATING and not lease.lost:
+        if runs:
             self._wait(key, lease, Stage.FRESH)
 
     def beat(self, key: str, incarnation: int, now: Seconds, wall: Milliseconds) -> Lease | None:
@@ -172,13 +178,18 @@ class Leases:
     def due(self, now: Seconds) -> Iterator[tuple[str, Lease, Stage]]:
         """What has ended by `now`: the late ones once, those whose lease is over until parked, dropped or renewed."""
         while self._heads and self._heads[0][0] <= now:
-            _, queue = heapq.heappop(self._heads)
-            for key, lease in self._overdue(queue, now):
-                if queue.stage is Stage.FRESH:
-                    self._leave(key, lease)
-                    self._wait(key, lease, Stage.LATE)
-                yield key, lease, queue.stage
-            self._watch(queue, now)
+            deadline, queue = heapq.heappop(self._heads)
+            if deadline != queue.deadline:
+                continue
+            try:
+                for key, lease in self._overdue(queue, now):
+                    if queue.stage is Stage.FRESH:
+                        self._leave(key, lease)
+                        self._wait(key, lease, Stage.LATE)
+                    yield key, lease, queue.stage
+            finally:
+                # Also when whoever looks stops in the middle.
+                self._watch(queue, now)
 
     @staticmethod
     def _overdue(queue: Queue, now: Seconds) -> list[tuple[str, Lease]]:
@@ -195,7 +206,12 @@ class Leases:
             self._queues.pop((queue.stage, queue.period), None)
             return
         head = next(iter(queue.leases.values()))
-        heapq.heappush(self._heads, (max(head.at + queue.period, now + 0.1), queue))
+        self._push(queue, max(head.at + queue.period, now + 0.1))
+
+    def _push(self, queue: Queue, deadline: Seconds) -> None:
+        """Only the last deadline of a queue counts; an earlier entry of it in the heap is passed over."""
+        queue.deadline = deadline
+        heapq.heappush(self._heads, (deadline, queue))
 
     def _wait(self, key: str, lease: Lease, stage: Stage) -> None:
         if lease.ttl is None:
@@ -204,7 +220,12 @@ class Leases:
         queue = self._queues.get((stage, period))
         if queue is None:
             queue = self._queues[stage, period] = Queue(stage, period)
-            heapq.heappush(self._heads, (lease.at + period, queue))
+            self._push(queue, lease.at + period)
+        elif queue.leases and next(reversed(queue.leases.values())).at > lease.at:
+            # It was heard longer ago than the last in line: the queue is put in order again. This is rare.
+            queue.leases[key] = lease
+            queue.leases = OrderedDict(sorted(queue.leases.items(), key=lambda item: item[1].at))
+            self._push(queue, min(queue.deadline, lease.at + period))
         lease.queue = queue
         queue.leases[key] = lease
 

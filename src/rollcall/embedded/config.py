@@ -50,8 +50,11 @@ def _of_any_realm(subject: str) -> str:
     return f"{ROOT}.*.{subject}"
 
 
-AGENT_PERMISSIONS = {"publish": {"deny": [_of_any_realm(subject) for subject in TOLD]}}
-"""What the registry tells nobody else may tell: a forged change would deceive every watcher."""
+AGENT_PERMISSIONS = {
+    "publish": {"deny": [_of_any_realm(subject) for subject in TOLD]},
+    "subscribe": {"deny": [_of_any_realm(subject) for subject in (*ASKED, HELLO)]},
+}
+"""What the registry tells nobody else may tell, and what it is asked nobody else may answer: forged ones deceive."""
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True):

@@ -56,6 +56,8 @@ class Agent:
         self._task: asyncio.Task[None] | None = None
         self._registered = asyncio.Event()
         self._announcing = asyncio.Lock()
+        self._asked = False
+        self._closed = False
         self.entry: Entry | None = None
         """The entry as the registry answered last; None before the first answer."""
         self.superseded = asyncio.Event()
@@ -83,13 +85,19 @@ class Agent:
 
     async def __aenter__(self) -> "Agent":
         if self._wait:
-            await self.announce()
+            try:
+                await self.announce()
+            except asyncio.CancelledError:
+                # What was asked for may have happened; nobody would beat for it.
+                await self._say_goodbye()
+                raise
         else:
             self._task = asyncio.create_task(self._announce_until_heard(), name=f"register {self.role} {self.id}")
         self._registrar.join(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed = True
         self._registrar.part(self)
         if self._task is not None:
             self._task.cancel()
@@ -97,7 +105,7 @@ class Agent:
                 await self._task
         if self.beating is not None:
             await self._pulse.stop(self.beating)
-        if self.registered and not self.superseded.is_set():
+        if self._asked and not self.superseded.is_set():
             await self._say_goodbye()
 
     async def wait_registered(self) -> Entry:
@@ -116,6 +124,7 @@ class Agent:
         self.entry = await self._registrar.update(self.role, self.id, changed, incarnation=self.incarnation)
         kept = {name: getattr(self.entry, name) for name in Profile.__struct_fields__}
         self._profile = structs.replace(self._profile, **kept)
+        self._keep_pace(self.entry)
         return self.entry
 
     def feel(self, **health: Any) -> None:
@@ -132,6 +141,7 @@ class Agent:
             Unavailable: the registry did not answer.
         """
         async with self._announcing:
+            self._asked = True
             try:
                 entry = await self._registrar.announce(self._profile, self._mode)
             except Conflict as conflict:
@@ -140,11 +150,18 @@ class Agent:
             self._registered.set()
             if self.beating is None:
                 self.beating = await self._pulse.start(self._beating(entry))
+            self._keep_pace(entry)
             return entry
 
     def answer_roll_call(self, window: Seconds) -> None:
         """Registers again at some moment of the window."""
         self._again(random.uniform(0, window))
+
+    def _keep_pace(self, entry: Entry) -> None:
+        """Another ttl asks for another pace, from now on."""
+        if self.beating is not None and self.beating.interval != entry.beat_interval:
+            self.beating.interval = entry.beat_interval
+            self._pulse.beat_soon(self.beating)
 
     def _beating(self, entry: Entry) -> Beating:
         return Beating(
@@ -182,7 +199,7 @@ class Agent:
             pause = min(pause * 2, RETRY_TO)
 
     def _again(self, delay: Seconds) -> None:
-        if self.superseded.is_set() or (self._task is not None and not self._task.done()):
+        if self._closed or self.superseded.is_set() or (self._task is not None and not self._task.done()):
             return
         self._task = asyncio.create_task(
             self._announce_until_heard(delay), name=f"register {self.role} {self.id} again"

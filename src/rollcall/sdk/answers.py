@@ -39,7 +39,8 @@ class Page(Struct, frozen=True, kw_only=True):
 class RollCall(Struct, frozen=True):
     """A call to announce oneself again within `window` seconds."""
 
-    window: Seconds = 1.0
+    # Required: whatever else may arrive on that subject is no roll call.
+    window: Seconds
 
 
 class _Told(Struct, frozen=True):

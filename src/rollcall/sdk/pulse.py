@@ -168,7 +168,8 @@ class Pulse:
         self._wake()
 
     async def _remove(self, agent: Beating) -> None:
-        self._agents.pop(agent.key, None)
+        if self._agents.get(agent.key) is agent:
+            del self._agents[agent.key]
         if agent.ping is not None and self._client is not None and not self._client.is_closed:
             with contextlib.suppress(NatsError):
                 await agent.ping.unsubscribe()
@@ -238,7 +239,7 @@ class Pulse:
         except (TimeoutError, NatsError, RollcallError):
             agent.hello_due = time.monotonic() + HELLO_AGAIN
             return
-        if agent.key not in self._agents:
+        if self._agents.get(agent.key) is not agent:
             return
         with contextlib.suppress(RuntimeError):  # the program's loop ended meanwhile
             if answer.superseded:

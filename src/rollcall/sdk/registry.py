@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import nats.errors
+import structlog
 from msgspec import structs
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -30,6 +31,8 @@ from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
 from rollcall.sdk.mirror import Mirror
 from rollcall.sdk.pulse import Pulse
 from rollcall.sdk.watch import Position, Watch
+
+log = structlog.get_logger(__name__)
 
 ANYWHERE = Position()
 
@@ -315,7 +318,11 @@ class Registry:
         await self._pulse.close()
 
     async def _on_roll_call(self, message: Msg) -> None:
-        call = codec.decode(message.data, RollCall) if message.data else RollCall()
+        try:
+            call = codec.decode(message.data, RollCall)
+        except RollcallError as error:
+            log.debug("not a roll call", error=str(error))
+            return
         for agent in self._agents:
             agent.answer_roll_call(call.window)
 

@@ -44,9 +44,18 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     try:
         yield loop
     finally:
+        asyncio.run_coroutine_threadsafe(_cancel_the_rest(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _cancel_the_rest() -> None:
+    """Whoever still waits in another thread is told, instead of waiting for ever."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 class Runner:
@@ -143,6 +152,10 @@ class SyncRegistry:
         watch = self._run(make())
         try:
             while True:
-                yield self._run(watch.__anext__())
+                try:
+                    change = self._run(watch.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield change
         finally:
             self._run(watch.close())

@@ -1,6 +1,6 @@
 """What changes and agents look like as rows, and the statements that take a whole batch of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -68,6 +68,19 @@ _ASKED = frozenset({ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.DEREGI
 """The kinds that a command makes; the others keep the cause of the record they are about."""
 
 
+def net(batch: Sequence[Folded]) -> list[Folded]:
+    """What a batch does to each agent in the end: from what stood before its first change to its last one."""
+    first: dict[str, Folded] = {}
+    last: dict[str, Folded] = {}
+    for folded in batch:
+        first.setdefault(folded.change.id, folded)
+        last[folded.change.id] = folded
+    return [
+        folded if folded is first[id] else Folded(folded.change, folded.data, first[id].before)
+        for id, folded in last.items()
+    ]
+
+
 def change_row(folded: Folded) -> tuple[object, ...]:
     """A change, for `INSERT_CHANGE`."""
     change = folded.change
@@ -127,9 +140,9 @@ def new_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
     return [(name, folded.change.id) for name in after] if before != after else []
 
 
-def place(kind: str, revision: int, at: Milliseconds, record: str) -> Place:
+def place(kind: str, revision: int, at: Milliseconds, record: bytes) -> Place:
     """A place as the file has it."""
-    return Place(codec.decode_record(record.encode()), revision, ChangeKind(kind), at)
+    return Place(codec.decode_record(record), revision, ChangeKind(kind), at)
 
 
 def read_change(row: tuple[str, int, str, int, str | None, str]) -> Change:

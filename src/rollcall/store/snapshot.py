@@ -67,10 +67,12 @@ class Snapshot:
     def load(self) -> Iterable[Kept]:
         """Every place of the file: agents, then tombstones."""
         for kind, revision, at, seen, health, record in self._connection.execute(
-            "SELECT kind, revision, at, last_seen, health, record FROM agents"
+            "SELECT kind, revision, at, last_seen, health, CAST(record AS BLOB) FROM agents"
         ):
             yield Kept(rows.place(kind, revision, at, record), seen or None, health)
-        for kind, revision, at, record in self._connection.execute("SELECT kind, revision, at, record FROM tombstones"):
+        for kind, revision, at, record in self._connection.execute(
+            "SELECT kind, revision, at, CAST(record AS BLOB) FROM tombstones"
+        ):
             yield Kept(rows.place(kind, revision, at, record))
 
     def begin(self, epoch: str) -> None:
@@ -82,16 +84,17 @@ class Snapshot:
 
     def apply(self, batch: Sequence[Folded]) -> None:
         """Stores a batch in one transaction; when it returns, the batch is on disk."""
-        living = [folded for folded in batch if folded.change.kind not in ENDINGS]
-        ended = [folded for folded in batch if folded.change.kind in ENDINGS]
+        net = rows.net(batch)
+        living = [folded for folded in net if folded.change.kind not in ENDINGS]
+        ended = [folded for folded in net if folded.change.kind in ENDINGS]
         with self._connection:
             self._each(rows.INSERT_CHANGE, [rows.change_row(folded) for folded in batch])
             self._each(rows.UPSERT_AGENT, [rows.agent_row(folded) for folded in living])
-            self._each(rows.DELETE_CAPABILITY, [pair for folded in batch for pair in rows.lost_capabilities(folded)])
+            self._each(rows.DELETE_CAPABILITY, [pair for folded in net for pair in rows.lost_capabilities(folded)])
             self._each(rows.INSERT_CAPABILITY, [pair for folded in living for pair in rows.new_capabilities(folded)])
+            self._end_tombstones([f.change.id for f in living if f.before is not None and f.before.gone])
             for folded in ended:
                 self._bury(folded)
-            self._end_tombstones([f.change.id for f in living if f.before is not None and f.before.gone])
             last = batch[-1].change
             self._mark(last.epoch, last.revision)
 

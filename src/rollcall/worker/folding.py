@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from nats.aio.client import Client
 
-from rollcall.bus.follow import Follower
+from rollcall.bus.follow import Follower, Stored
 from rollcall.bus.roll import read_change
 from rollcall.core.records import Change
 from rollcall.store.rows import Folded
@@ -37,6 +37,7 @@ class Folding:
     async def run(self) -> None:
         """Folds until cancelled."""
         async for batch in self._follower.batches():
+            await self._note_gap(batch)
             for stored in batch:
                 change = read_change(stored, self._roster.epoch)
                 if change is not None:
@@ -45,6 +46,16 @@ class Folding:
                     await self._on_fold(change)
                 self._roster.progress.advance(stored.seq)
             self._roster.progress.advance(self._follower.upto)
+
+    async def _note_gap(self, batch: list[Stored]) -> None:
+        """What the roll gave up before we read it is missing from history; whoever asks must hear so."""
+        expected, gap = self._roster.revision + 1, 0
+        for stored in batch:
+            if stored.seq > expected:
+                gap = stored.seq - 1
+            expected = stored.seq + 1
+        if gap:
+            await self._committer.call(self._committer.snapshot.start_history, self._roster.epoch, gap)
 
     async def reached(self, end: int) -> None:
         """Returns once everything up to `end` is folded, where the roll still has it."""

@@ -49,6 +49,7 @@ class Pending(Struct, gc=False):
     cause: Cause | None = None
     kind: ChangeKind | None = None
     expected: int | None = None
+    on_nothing: bool = False
     folded: bool = False
 
 
@@ -180,7 +181,7 @@ class Lead:
         """Decides a command on what is folded now; True when what follows from it is on its way to the roll."""
         if pending.asking is not None and pending.asking.seq <= self._replay_until and await self._replayed(pending):
             return False
-        place = None if pending.expected is not None else self._roster.place(pending.command.id)
+        place = None if pending.on_nothing else self._roster.place(pending.command.id)
         outcome = decide(place, pending.command, now=self._roster.clock.wall())
         try:
             match outcome:
@@ -220,12 +221,13 @@ class Lead:
         if stands is not None and stands < (place.revision if place is not None else 1):
             # The tombstone that we still remember has ended.
             self._roster.forget(pending.command.id)
-            pending.expected = stands
-        elif stands is not None and place is None and stands <= self._roster.revision:
-            # What stands there is no agent of ours: a tombstone that we forgot before the server did.
-            pending.expected = stands
+            pending.expected, pending.on_nothing = stands, True
+        elif stands is not None and stands <= self._roster.revision and (place is None or place.revision < stands):
+            # What stands there was read and is no agent of ours: a tombstone that we forgot before the server did,
+            # or something that is no change at all.
+            pending.expected, pending.on_nothing = stands, place is None
         else:
-            pending.expected = None
+            pending.expected, pending.on_nothing = None, False
             await asyncio.sleep(RETRY)
             await self._folded_to_the_end(stands)
         if not pending.folded:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from rollcall.bus import streams
-from rollcall.bus.connection import heed_cancellation
+from rollcall.bus.connection import forget_cancellation
 from rollcall.bus.follow import Follower
 from rollcall.bus.leader import FRESH, RENEW_EVERY, TTL, LeaseKey
 from rollcall.bus.roll import Roll
@@ -62,13 +62,14 @@ class Leadership:
         self._lease = LeaseKey(client, subjects, "leader", ttl=TTL)
         self._position = Position(client, subjects)
         self._renewed_at: Seconds = 0.0
+        self._stopping = False
         self.lead: Lead | None = None
         self.leader = ""
         """The worker that leads, as far as this one knows."""
 
     async def run(self) -> None:
         """Stands for the lease, leads while it holds, and stands again; ends only by cancellation."""
-        while True:
+        while not self._stopping:
             if await self._won():
                 log.info("leads", worker=self._settings.name, realm=self._subjects.realm)
                 try:
@@ -77,9 +78,12 @@ class Leadership:
                     log.warning("no longer leads", worker=self._settings.name, why=str(lost.exceptions[0]))
                 except* Unavailable as away:
                     log.warning("no longer leads", worker=self._settings.name, why=str(away.exceptions[0]))
-                # A task group in which something failed forgets that it was cancelled meanwhile.
-                heed_cancellation()
+                forget_cancellation()
             await asyncio.sleep(RENEW_EVERY)
+
+    def stop(self) -> None:
+        """Called before the task is cancelled: a task group in which something failed may forget a cancellation."""
+        self._stopping = True
 
     async def on_fold(self, change: Change) -> None:
         """Passes a folded change on to the term that runs."""

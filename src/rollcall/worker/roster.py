@@ -9,6 +9,7 @@ from rollcall.core.instants import Milliseconds, Seconds, instant
 from rollcall.core.leases import Lease, Leases
 from rollcall.core.records import BEATING, Change, ChangeKind, Liveness, Place, Record
 from rollcall.worker.clock import Clock
+from rollcall.worker.lean import Lean
 from rollcall.worker.progress import Progress
 
 _SIGNS_OF_LIFE = frozenset({ChangeKind.REGISTERED, ChangeKind.RECOVERED})
@@ -59,6 +60,7 @@ class Roster:
         self.epoch = ""
         self.progress = Progress()
         self.leases = Leases()
+        self._lean = Lean()
         self.roles: dict[str, Role] = {}
         self._places: dict[str, Place] = {}
         self._tombstones: dict[str, Place] = {}
@@ -81,6 +83,7 @@ class Roster:
 
     def restore(self, place: Place, seen_at: Milliseconds | None) -> None:
         """Takes a place from the snapshot; its agent has a full ttl from now."""
+        self._lean(place.record)
         if place.gone:
             self._bury(place)
             self._role(place.record.role).touched(place.revision)
@@ -95,6 +98,7 @@ class Roster:
     def fold(self, change: Change) -> Place | None:
         """Folds a change that the roll tells; returns what stood before."""
         before = self.place(change.id)
+        self._lean(change.record)
         place = fold(before, change)
         if place is before:
             return before

@@ -19,7 +19,7 @@ from rollcall.core import codec, limits
 from rollcall.core.errors import Invalid, NotFound, RollcallError, Unavailable
 from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.query import Query
-from rollcall.core.records import Change
+from rollcall.core.records import Change, Whole
 from rollcall.store.snapshot import Position
 from rollcall.worker.answers import Answers
 from rollcall.worker.commit import Committer
@@ -43,7 +43,7 @@ class SinceQuery(Struct, frozen=True):
     """Which changes a client has: all of `role` (empty: of every role) up to `revision` of `epoch`."""
 
     epoch: str = ""
-    revision: int = 0
+    revision: Whole = 0
     role: str = ""
     limit: int = limits.PAGE
     cursor: str = ""
@@ -111,6 +111,8 @@ class Service:
         """A handler that answers errors as errors; whatever we did not foresee is logged and not leaked."""
 
         async def handle(request: Request) -> None:
+            if not request._msg.reply:
+                return  # nobody waits for the answer
             try:
                 wait = _at_least(request.data, self._roster.epoch) - self._roster.revision
                 if wait <= 0:

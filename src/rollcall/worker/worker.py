@@ -159,7 +159,10 @@ class Worker:
                         tasks.create_task(self._prune(), name="prune history"),
                     ]
                     log.info("serves", worker=self._settings.name, agents=len(self._roster), epoch=roll.epoch)
-                    yield
+                    try:
+                        yield
+                    finally:
+                        self._leadership.stop()
                 for task in reversed(running):
                     task.cancel()
         finally:
@@ -219,7 +222,9 @@ class Worker:
 
     async def _drop_what_ended(self, end: int) -> None:
         """Forgets agents whose tombstone came and ended while no worker of this snapshot listened."""
-        if not any(True for _ in self._roster.places()):
+        known = sum(1 for _ in self._roster.places())
+        if known <= (await streams.state(self._client, self._subjects.roll_stream)).subjects:
+            # Whatever the roll holds was folded, so as many subjects as places means the same ones.
             return
         held = await streams.subjects_held(self._client, self._subjects.roll_stream)
         gone = [

@@ -104,6 +104,10 @@ def run(main: Coroutine[Any, Any, T], *, endless: bool = False) -> T:
         if ours is None or others is not None:
             raise
         fail(_first(ours))
+    except BrokenPipeError:
+        raise typer.Exit(NO) from None
+    except OSError as error:
+        fail(Misconfigured(f"{error.strerror}: {error.filename or 'a file'}; check the path, its rights and the disk"))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(0 if endless else INTERRUPTED) from None
 
