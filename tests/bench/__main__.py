@@ -92,16 +92,9 @@ def fleet(count: int, roles: int = 1000, start: int = 0) -> list[dict[str, Any]]
 async def registrations() -> Rows:
     rows: Rows = []
     async with served() as (_, registry):
-        count, callers = 20_000, 64
-
-        async def call(caller: int) -> None:
-            for number in range(count // callers):
-                await registry.register(f"role{caller % 8}", f"single-{caller}-{number}", timeout=30, **PROFILE)
-
-        started = time.perf_counter()
-        await asyncio.gather(*(call(caller) for caller in range(callers)))
-        rate = (count // callers * callers) / (time.perf_counter() - started)
-        rows.append(("registrations answered, 64 callers", f"{rate:,.0f}/s", ">= 8,000/s"))
+        for callers, goal in ((64, ">= 8,000/s"), (256, "")):
+            rate = await _called(registry, callers, 20_480)
+            rows.append((f"registrations answered, {callers} callers", f"{rate:,.0f}/s", goal))
 
         many = fleet(40_000, roles=8, start=1_000_000)
         started = time.perf_counter()
@@ -110,6 +103,18 @@ async def registrations() -> Rows:
         assert all(isinstance(outcome, rollcall.Entry) for outcome in outcomes)
         rows.append(("registrations answered, bulk call", f"{rate:,.0f}/s", ">= 10,000/s"))
     return rows
+
+
+async def _called(registry: rollcall.Registry, callers: int, count: int) -> float:
+    """Registrations a second by so many callers, each waiting for its answer before the next."""
+
+    async def call(caller: int) -> None:
+        for number in range(count // callers):
+            await registry.register(f"role{caller % 8}", f"of-{callers}-{caller}-{number}", timeout=30, **PROFILE)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(call(caller) for caller in range(callers)))
+    return count / (time.perf_counter() - started)
 
 
 async def latency() -> Rows:

@@ -50,7 +50,7 @@ def text(token_: str) -> str:
     return checked_name("the token", spelled)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def key(role: str, id: str) -> str:
     """Where the roll keeps an agent, and how beats name it: ``<role>.<id>`` in tokens."""
     return f"{token(role)}.{token(id)}"

@@ -61,6 +61,9 @@ SEE = (
     " FROM json_each(?) AS heard WHERE agents.id = json_extract(value, '$[0]')"
 )
 
+DELETE_AGENTS = "DELETE FROM agents WHERE id IN (SELECT value FROM json_each(?))"
+END_TOMBSTONES = "DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(?))"
+BURY = f"INSERT OR REPLACE INTO tombstones (id, role, revision, kind, at, record) SELECT {_cells(6)} FROM json_each(?)"
 DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
 INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
 
@@ -79,6 +82,40 @@ def net(batch: Sequence[Folded]) -> list[Folded]:
         folded if folded is first[id] else Folded(folded.change, folded.data, first[id].before)
         for id, folded in last.items()
     ]
+
+
+class Prepared(Struct, frozen=True, gc=False):
+    """A batch as statements, each with its rows as one JSON parameter; and up to where it holds the roll."""
+
+    statements: list[tuple[str, str]]
+    epoch: str
+    revision: int
+
+
+def prepared(batch: Sequence[Folded]) -> Prepared:
+    """The statements that store a batch."""
+    ends = net(batch)
+    living = [folded for folded in ends if folded.change.kind not in ENDINGS]
+    ended = [folded for folded in ends if folded.change.kind in ENDINGS]
+    risen = [folded.change.id for folded in living if folded.before is not None and folded.before.gone]
+    cells: list[tuple[str, Sequence[object]]] = [
+        (INSERT_CHANGE, [change_row(folded) for folded in batch]),
+        (UPSERT_AGENT, [agent_row(folded) for folded in living]),
+        (DELETE_CAPABILITY, [pair for folded in ends for pair in lost_capabilities(folded)]),
+        (INSERT_CAPABILITY, [pair for folded in living for pair in new_capabilities(folded)]),
+        (END_TOMBSTONES, risen),
+        (DELETE_AGENTS, [folded.change.id for folded in ended]),
+        (BURY, [grave_row(folded) for folded in ended]),
+    ]
+    last = batch[-1].change
+    statements = [(statement, codec.encode(some).decode()) for statement, some in cells if some]
+    return Prepared(statements, last.epoch, last.revision)
+
+
+def grave_row(folded: Folded) -> tuple[object, ...]:
+    """A tombstone, for `BURY`."""
+    change = folded.change
+    return (change.id, change.role, change.revision, change.kind, change.at, folded.data.decode())
 
 
 def change_row(folded: Folded) -> tuple[object, ...]:

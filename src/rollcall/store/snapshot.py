@@ -13,9 +13,9 @@ from msgspec import Struct
 from rollcall.core import codec
 from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Milliseconds
-from rollcall.core.records import ENDINGS, Cause, Change
+from rollcall.core.records import Cause, Change
 from rollcall.store import rows, schema
-from rollcall.store.rows import Folded, Kept, Seen
+from rollcall.store.rows import Folded, Kept, Prepared, Seen
 
 log = structlog.get_logger(__name__)
 
@@ -84,19 +84,14 @@ class Snapshot:
 
     def apply(self, batch: Sequence[Folded]) -> None:
         """Stores a batch in one transaction; when it returns, the batch is on disk."""
-        net = rows.net(batch)
-        living = [folded for folded in net if folded.change.kind not in ENDINGS]
-        ended = [folded for folded in net if folded.change.kind in ENDINGS]
+        self.store(rows.prepared(batch))
+
+    def store(self, batch: Prepared) -> None:
+        """As `apply`, for a batch that was prepared elsewhere: nearly all of it happens inside SQLite."""
         with self._connection:
-            self._each(rows.INSERT_CHANGE, [rows.change_row(folded) for folded in batch])
-            self._each(rows.UPSERT_AGENT, [rows.agent_row(folded) for folded in living])
-            self._each(rows.DELETE_CAPABILITY, [pair for folded in net for pair in rows.lost_capabilities(folded)])
-            self._each(rows.INSERT_CAPABILITY, [pair for folded in living for pair in rows.new_capabilities(folded)])
-            self._end_tombstones([f.change.id for f in living if f.before is not None and f.before.gone])
-            for folded in ended:
-                self._bury(folded)
-            last = batch[-1].change
-            self._mark(last.epoch, last.revision)
+            for statement, cells in batch.statements:
+                self._connection.execute(statement, (cells,))
+            self._mark(batch.epoch, batch.revision)
 
     def see(self, batch: Sequence[Seen]) -> None:
         """Stores when agents were last heard."""
@@ -106,9 +101,9 @@ class Snapshot:
     def forget(self, ids: Sequence[str]) -> None:
         """Drops agents and tombstones that the roll no longer holds."""
         with self._connection:
-            self._each("DELETE FROM agents WHERE id IN (SELECT value FROM json_each(?))", ids)
+            self._each(rows.DELETE_AGENTS, ids)
             self._each("DELETE FROM capabilities WHERE id IN (SELECT value FROM json_each(?))", ids)
-            self._end_tombstones(ids)
+            self._each(rows.END_TOMBSTONES, ids)
 
     def history(self, id: str, limit: int) -> list[Change]:
         """The newest `limit` changes of one agent, oldest first."""
@@ -181,17 +176,6 @@ class Snapshot:
             self._connection.execute(
                 "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (f"horizon {epoch}", str(revision))
             )
-
-    def _bury(self, folded: Folded) -> None:
-        change = folded.change
-        self._connection.execute("DELETE FROM agents WHERE id = ?", (change.id,))
-        self._connection.execute(
-            "INSERT OR REPLACE INTO tombstones (id, role, revision, kind, at, record) VALUES (?, ?, ?, ?, ?, ?)",
-            (change.id, change.role, change.revision, change.kind, change.at, folded.data.decode()),
-        )
-
-    def _end_tombstones(self, ids: Sequence[str]) -> None:
-        self._each("DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(?))", ids)
 
     def _each(self, statement: str, cells: Sequence[object]) -> None:
         """Runs a statement over all rows at once, as one JSON parameter.

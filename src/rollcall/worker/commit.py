@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from rollcall.store.rows import Folded
+from rollcall.store.rows import Folded, prepared
 from rollcall.store.snapshot import Snapshot
 from rollcall.worker.progress import Progress
 
@@ -69,6 +69,7 @@ class Committer:
             self._arrived.clear()
         if not batch:
             return
-        await self.call(self.snapshot.apply, batch)
+        # Prepared here, stored there: the thread then needs the interpreter lock hardly at all.
+        await self.call(self.snapshot.store, prepared(batch))
         self.durable.advance(batch[-1].change.revision)
         await self._on_durable(batch)
