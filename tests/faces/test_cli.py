@@ -236,6 +236,29 @@ def test_a_wrong_setting_is_named(tmp_path):
     assert "ROLLCALL_REPLICAS" in done.stderr
 
 
+def test_a_data_dir_that_cannot_be_one_is_a_clear_line(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+
+    done = rollcall("up", "--data-dir", str(tmp_path / "file" / "data"), "--nats-port", "0")
+
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_dir_is_private_from_top_to_bottom(tmp_path):
+    ready = tmp_path / "ready.json"
+    deep = tmp_path / "a" / "b" / "c"
+    with Process("up", "--data-dir", str(deep), "--nats-port", "0", "--ready-file", str(ready), home=tmp_path) as up:
+        up.ready(ready)
+        assert {path.stat().st_mode & 0o777 for path in (deep, *deep.parents[:2])} == {0o700}
+
+
+def test_a_health_that_does_not_exist_is_named(up):
+    done = tell(up, "heartbeat", "--role", "worker", "--id", "a", "--health", "cpu=1", exits=2)
+
+    assert "cpu_percent" in done.stderr
+
+
 def test_every_command_has_help_with_a_purpose():
     listed = rollcall("--help").stdout
     commands = [

@@ -57,7 +57,6 @@ async def running(data_dir: Path, *, host: str = "127.0.0.1", port: int = 0) -> 
         Unavailable: the server did not become ready.
     """
     data_dir = data_dir.absolute()
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(data_dir / "lock") as lock:
         worker, system = user_key(data_dir / "worker.nk"), user_key(data_dir / "system.nk")
         settings = ServerSettings(

@@ -11,6 +11,13 @@ from typing import IO
 from rollcall.core.errors import Misconfigured
 
 
+def make_private(directory: Path) -> None:
+    """Makes a directory, and those above it that are missing, for their owner only."""
+    if not directory.exists():
+        make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
 class InUse(Misconfigured):
     """Another process holds the lock."""
 
@@ -22,7 +29,7 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         InUse: another process holds it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,6 +15,7 @@ from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Milliseconds
 from rollcall.core.records import Cause, Change
 from rollcall.store import rows, schema
+from rollcall.store.files import make_private
 from rollcall.store.rows import Folded, Kept, Prepared, Seen
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ class Snapshot:
         Raises:
             Misconfigured: a newer rollcall wrote it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         try:
             return cls(_connect(path), path, set_aside=None)
         except sqlite3.DatabaseError as error:

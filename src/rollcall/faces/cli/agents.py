@@ -123,7 +123,13 @@ def heartbeat(
     """
 
     async def main() -> None:
-        felt = codec.decode(codec.encode(values("health", health)), Health) if health else None
+        said = values("health", health)
+        unknown = said.keys() - set(Health.__struct_fields__)
+        if unknown:
+            raise Invalid(
+                f"{', '.join(sorted(unknown))}: no such health; there is {', '.join(Health.__struct_fields__)}"
+            )
+        felt = codec.decode(codec.encode(said), Health) if health else None
         async with rollcall.connect(bus(nats), realm=realm) as registry:
             await registry.heartbeat(role, id, health=felt)
 
