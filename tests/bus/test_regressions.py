@@ -6,10 +6,12 @@ import threading
 import time
 
 import pytest
+from nats.aio.msg import Msg
 
 import rollcall
-from rollcall import Health, Position
+from rollcall import ChangeKind, Health, Position
 from rollcall.bus.connection import connected, without_password
+from rollcall.bus.roll import Roll
 from rollcall.core.errors import Unauthorized
 from tests.bus.plain import plain
 from tests.conftest import eventually, ids, leads
@@ -207,6 +209,27 @@ async def test_since_says_too_old_where_the_roll_gave_changes_up_meanwhile(bus):
     async with bus.worker("w1"), bus.registry() as registry:
         await leads(registry)
         assert (await registry.since(Position(epoch, first.revision))).too_old
+
+
+async def test_a_beat_that_crosses_the_word_lost_still_counts(bus, monkeypatch):
+    """The broadcast is faster than the leader's own fold: whoever beats on hearing it is early."""
+    async with bus.worker() as worker, bus.registry() as registry:
+        await leads(registry)
+        write = Roll.write
+
+        async def write_then_hear(roll, key, data, lines, **options):
+            await write(roll, key, data, lines, **options)
+            if any(b"lost" in line for line in lines):
+                await asyncio.sleep(0.002)  # a beat that is later than the decision, by the clock that tells
+                await worker._beats._on_one(Msg(_client=None, subject=bus.subjects.heartbeat(key), data=b""))
+
+        monkeypatch.setattr(Roll, "write", write_then_hear)
+        await registry.register("worker", "a", ttl=0.6)
+
+        async def recovered():
+            return ChangeKind.RECOVERED in [change.kind for change in await registry.history("a")]
+
+        await eventually(recovered, within=5)
 
 
 async def test_a_dead_agent_that_others_update_is_lost_all_the_same(bus):

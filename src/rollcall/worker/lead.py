@@ -22,10 +22,10 @@ from rollcall.bus.inbox import Asking, asking, read_command
 from rollcall.bus.roll import Ack, Refused, Roll, Unknown, Written
 from rollcall.bus.subjects import key
 from rollcall.core import codec
-from rollcall.core.commands import Command, Observed, Register, Update
+from rollcall.core.commands import Command, Observed, Recover, Register, Update
 from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
 from rollcall.core.errors import Busy, Conflict, RollcallError
-from rollcall.core.instants import Seconds
+from rollcall.core.instants import Seconds, instant
 from rollcall.core.records import Cause, Change, ChangeKind, Place
 from rollcall.store.rows import Folded
 from rollcall.worker.commit import Committer
@@ -110,13 +110,18 @@ class Lead:
                 for stored in batch:
                     await self._take_one(stored)
 
-    async def observe(self, command: Observed) -> bool:
-        """Decides a command of the registry itself; False when the agent is busy with another one."""
-        if command.id in self._busy:
-            return False
-        self._busy[command.id] = deque((Pending(command),))
-        await self._advance(command.id)
-        return True
+    async def observe(self, command: Observed) -> None:
+        """Decides a command of the registry itself.
+
+        While the agent is busy with another one, being lost is passed over: it will be seen again. Being heard waits
+        its turn, for it may not be heard twice.
+        """
+        waiting = self._busy.get(command.id)
+        if waiting is None:
+            self._busy[command.id] = deque((Pending(command),))
+            await self._advance(command.id)
+        elif isinstance(command, Recover) and not any(isinstance(one.command, Recover) for one in waiting):
+            waiting.append(Pending(command))
 
     async def on_fold(self, change: Change) -> None:
         """A change is in memory: its command is done but for the disk, and the next one of that id may go."""
@@ -129,6 +134,8 @@ class Lead:
         if change.kind is ChangeKind.UPDATED and _is_sign_of_life(pending.command):
             await self._outcomes.alive(change.record)
         waiting.popleft()
+        if change.kind is ChangeKind.LOST and self._heard_since(change):
+            waiting.append(Pending(_recover(change)))
         await self._advance(change.id)
 
     async def on_durable(self, batch: list[Folded]) -> None:
@@ -148,6 +155,12 @@ class Lead:
             await self._outcomes.rejected(asking_, error)
         if not self._refusals:
             self.has_refusals.clear()
+
+    def _heard_since(self, change: Change) -> bool:
+        """Whether a beat came between the decision that the agent is lost and this moment: fresh evidence wins."""
+        seen_at = self._roster.lease(change.record).seen_at
+        assert change.record.lost_at is not None
+        return seen_at is not None and seen_at > instant(change.record.lost_at)
 
     async def _take_one(self, stored: Stored) -> None:
         self._ledger.take(stored.seq)
@@ -295,6 +308,10 @@ class Lead:
             )
         if accepted.record.role not in self._roster.roles and len(self._roster.roles) >= self._bounds.roles:
             raise Busy(f"the realm holds {len(self._roster.roles)} roles, its bound; use an existing role")
+
+
+def _recover(change: Change) -> Recover:
+    return Recover(role=change.role, id=change.id, reason="it beats again")
 
 
 def _is_sign_of_life(command: Command) -> bool:
