@@ -220,7 +220,6 @@ async def test_a_beat_that_crosses_the_word_lost_still_counts(bus, monkeypatch):
         async def write_then_hear(roll, key, data, lines, **options):
             await write(roll, key, data, lines, **options)
             if any(b"lost" in line for line in lines):
-                await asyncio.sleep(0.002)  # a beat that is later than the decision, by the clock that tells
                 await worker._beats._on_one(Msg(_client=None, subject=bus.subjects.heartbeat(key), data=b""))
 
         monkeypatch.setattr(Roll, "write", write_then_hear)

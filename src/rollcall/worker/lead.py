@@ -160,7 +160,7 @@ class Lead:
         """Whether a beat came between the decision that the agent is lost and this moment: fresh evidence wins."""
         seen_at = self._roster.lease(change.record).seen_at
         assert change.record.lost_at is not None
-        return seen_at is not None and seen_at > instant(change.record.lost_at)
+        return seen_at is not None and seen_at >= instant(change.record.lost_at)
 
     async def _take_one(self, stored: Stored) -> None:
         self._ledger.take(stored.seq)
