@@ -338,3 +338,12 @@ def test_threads_that_still_ask_when_the_sync_block_ends_are_told(nats_server):
         thread = threading.Thread(target=ask, args=(registry,), daemon=True)
         thread.start()
     assert ended.wait(10)
+
+
+async def test_whoever_hears_of_a_change_sees_it_in_the_next_answer(bus):
+    async with bus.served() as registry, bus.registry() as other, other.watch("worker") as watch:
+        for number in range(60):
+            writing = asyncio.create_task(registry.register("worker", f"a{number}"))
+            change = await anext(watch)
+            assert change.id in ids(await other.discover("worker"))
+            await writing

@@ -63,7 +63,7 @@ class Commands:
         self._revision = 0
 
     def seen(self) -> dict[str, Any]:
-        """The newest revision that an outcome told, as members of a question that must not be answered from before."""
+        """The newest revision that this client was told of, as members of a question: no answer may be from before."""
         return {"at_least": self._revision, "epoch": self._epoch} if self._revision else {}
 
     @asynccontextmanager
@@ -149,12 +149,13 @@ class Commands:
                 future.set_exception(codec.decode_error(codec.decode_object(message.data)))
             else:
                 entry = codec.decode(message.data, Entry)
-                self._see(headers.get(h.EPOCH, ""), entry.revision)
+                self.see(headers.get(h.EPOCH, ""), entry.revision)
                 future.set_result(entry)
         except RollcallError as error:
             future.set_exception(error)
 
-    def _see(self, epoch: str, revision: int) -> None:
+    def see(self, epoch: str, revision: int) -> None:
+        """This client was told of a revision, by an outcome or by a watch."""
         if epoch != self._epoch:
             self._epoch, self._revision = epoch, revision
         self._revision = max(self._revision, revision)

@@ -299,6 +299,10 @@ class Registry:
         """A local replica of a role (None: of all roles), for an ``async with`` block; see `Mirror`."""
         return Mirror(self._client, self._subjects, self.watch(role), role)
 
+    def saw(self, position: Position) -> None:
+        """A watch told of a change: answers from now on know it, whichever worker gives them."""
+        self._commands.see(position.epoch, position.revision)
+
     def join(self, agent: Agent) -> None:
         """An agent of this process that answers roll calls from now on."""
         self._agents.add(agent)

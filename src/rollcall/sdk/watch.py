@@ -81,6 +81,8 @@ NOWHERE = Position("-", 0)
 class Asker(Protocol):
     """What a watch needs of the registry."""
 
+    def saw(self, position: Position) -> None: ...
+
     async def since(
         self, position: Position, *, role: str = ..., cursor: str = ..., at_least: Position = ...
     ) -> Answered: ...
@@ -274,6 +276,8 @@ class Watch:
         else:
             self._known[change.id] = change.record
         self._ready.append(change)
+        # The broadcast is faster than the workers fold: who hears it and asks must not be answered from before.
+        self._asker.saw(self.position)
 
     async def _on_change(self, message: Msg) -> None:
         change = read_broadcast(message)
