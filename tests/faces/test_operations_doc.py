@@ -28,29 +28,19 @@ from rollcall.faces.cli.settings import Tuning
 from rollcall.sdk.diagnosis import Verdict, diagnose
 from rollcall.worker import WorkerSettings, serving
 from tests.conftest import Bus, eventually, ids, leads
+from tests.documents import Document
 from tests.processes import ROLLCALL, Process
 from tests.processes import rollcall as run
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "operations.md").read_text()
+DOCUMENT = Document("docs/operations.md")
+TEXT = DOCUMENT.text
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 # Reading the document
 
 
-def section(title: str) -> str:
-    """What stands under a heading, up to the next one of its level or above."""
-    found = re.search(rf"^(#+) {re.escape(title)}$", TEXT, re.MULTILINE)
-    assert found, title
-    rest = TEXT[found.end() :]
-    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
-    return rest[: end.start()] if end else rest
-
-
-def rows(title: str) -> list[list[str]]:
-    """The cells of the tables of a section, heads too, lines of dashes not."""
-    lines = [line for line in section(title).splitlines() if line.startswith("|") and not line.startswith("|---")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+section, rows = DOCUMENT.section, DOCUMENT.rows
 
 
 def command_lines() -> list[list[str]]:

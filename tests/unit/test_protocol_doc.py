@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from msgspec import Struct
@@ -20,24 +19,16 @@ from rollcall.core.query import Query
 from rollcall.core.records import DEFAULT_TTL, Beat, ChangeKind, Entry, Liveness, Profile, Status
 from tests.bus.plain import plain
 from tests.conftest import eventually
+from tests.documents import Document
 
-TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+PROTOCOL = Document("docs/protocol.md")
+TEXT, section = PROTOCOL.text, PROTOCOL.section
 DOCUMENT = asyncapi.document()
-
-
-def section(title: str) -> str:
-    """What stands under a heading, up to the next one of its level or above."""
-    found = re.search(rf"^(#+) {re.escape(title)}$", TEXT, re.MULTILINE)
-    assert found, title
-    rest = TEXT[found.end() :]
-    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
-    return rest[: end.start()] if end else rest
 
 
 def rows(title: str) -> list[list[str]]:
     """The cells of the tables of a section, without marks."""
-    lines = [line for line in section(title).splitlines() if line.startswith("|") and not line.startswith("|---")]
-    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+    return [[cell.replace("`", "") for cell in row] for row in PROTOCOL.rows(title)]
 
 
 def words(text: str) -> set[str]:

@@ -28,11 +28,6 @@ _BACKOFF_MAX: Seconds = 2.0
 log = structlog.get_logger(__name__)
 
 
-def plain_name(realm: str, role: str, id: str) -> str:
-    """The connection name of an agent, in tokens, by which the server's own tools show it."""
-    return f"rollcall:{realm}:{role}:{id}"
-
-
 @contextlib.asynccontextmanager
 async def connected(
     url: str,

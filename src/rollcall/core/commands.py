@@ -64,7 +64,7 @@ class Recover(Struct, frozen=True, kw_only=True):
 
     role: str
     id: str
-    reason: str
+    reason: str = "it beats again"
 
 
 class Expire(Struct, frozen=True, kw_only=True):

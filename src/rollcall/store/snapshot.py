@@ -16,7 +16,7 @@ from rollcall.core.instants import Milliseconds
 from rollcall.core.records import Cause, Change
 from rollcall.store import rows, schema
 from rollcall.store.files import make_private
-from rollcall.store.rows import Folded, Kept, Prepared, Seen
+from rollcall.store.rows import Kept, Prepared, Seen
 
 log = structlog.get_logger(__name__)
 
@@ -83,12 +83,8 @@ class Snapshot:
                 self._connection.execute(f"DELETE FROM {table}")
             self._mark(epoch, 0)
 
-    def apply(self, batch: Sequence[Folded]) -> None:
+    def apply(self, batch: Prepared) -> None:
         """Stores a batch in one transaction; when it returns, the batch is on disk."""
-        self.store(rows.prepared(batch))
-
-    def store(self, batch: Prepared) -> None:
-        """As `apply`, for a batch that was prepared elsewhere: nearly all of it happens inside SQLite."""
         with self._connection:
             for statement, cells in batch.statements:
                 self._connection.execute(statement, (cells,))

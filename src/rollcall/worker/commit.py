@@ -70,6 +70,6 @@ class Committer:
         if not batch:
             return
         # Prepared here, stored there: the thread then needs the interpreter lock hardly at all.
-        await self.call(self.snapshot.store, prepared(batch))
+        await self.call(self.snapshot.apply, prepared(batch))
         self.durable.advance(batch[-1].change.revision)
         await self._on_durable(batch)

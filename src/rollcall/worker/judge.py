@@ -63,7 +63,7 @@ class Judge:
         """A lost agent beats: it is live again."""
         role, id = names(key)
         lease.told = ""
-        await self._lead.observe(Recover(role=role, id=id, reason="it beats again"))
+        await self._lead.observe(Recover(role=role, id=id))
 
     async def sign(self, key: str, lease: Lease) -> None:
         """Tells when an agent begins or ends to be suspect or stuck."""

@@ -135,7 +135,7 @@ class Lead:
             await self._outcomes.alive(change.record)
         waiting.popleft()
         if change.kind is ChangeKind.LOST and self._heard_since(change):
-            waiting.append(Pending(_recover(change)))
+            waiting.append(Pending(Recover(role=change.role, id=change.id)))
         await self._advance(change.id)
 
     async def on_durable(self, batch: list[Folded]) -> None:
@@ -308,10 +308,6 @@ class Lead:
             )
         if accepted.record.role not in self._roster.roles and len(self._roster.roles) >= self._bounds.roles:
             raise Busy(f"the realm holds {len(self._roster.roles)} roles, its bound; use an existing role")
-
-
-def _recover(change: Change) -> Recover:
-    return Recover(role=change.role, id=change.id, reason="it beats again")
 
 
 def _is_sign_of_life(command: Command) -> bool:

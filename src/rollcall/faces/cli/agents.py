@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import rollcall
-from rollcall import Health, Mode
+from rollcall import Entry, Health, Mode
 from rollcall.core import codec
 from rollcall.core.errors import Invalid
 from rollcall.faces.cli.common import Json, Nats, Realm, bus, out, pairs, print_json, run, values
@@ -70,6 +70,14 @@ def _ttl(text: str) -> float | None:
         raise Invalid(f"--ttl {text!r} is neither seconds nor 'none'") from error
 
 
+def _show(what: str, entry: Entry, as_json: bool) -> None:
+    """What a command made of an agent."""
+    if as_json:
+        print_json(entry)
+    else:
+        out.print(f"{what} {entry.role} {entry.id} at revision {entry.revision}", markup=False)
+
+
 @app.command()
 def register(
     role: Role,
@@ -101,10 +109,7 @@ def register(
             said["registered_by"] = registered_by
         async with rollcall.connect(bus(nats), realm=realm) as registry:
             entry = await registry.register(role, id, mode=mode, **said)
-        if json:
-            print_json(entry)
-        else:
-            out.print(f"registered {entry.role} {entry.id} at revision {entry.revision}", markup=False)
+        _show("registered", entry, json)
 
     run(main())
 
@@ -154,10 +159,7 @@ def update(
     async def main() -> None:
         async with rollcall.connect(bus(nats), realm=realm) as registry:
             entry = await registry.update(role, id, values("set", set_), expected=expected)
-        if json:
-            print_json(entry)
-        else:
-            out.print(f"updated {entry.role} {entry.id}, now at revision {entry.revision}", markup=False)
+        _show("updated", entry, json)
 
     run(main())
 
@@ -179,10 +181,7 @@ def deregister(
     async def main() -> None:
         async with rollcall.connect(bus(nats), realm=realm) as registry:
             entry = await registry.deregister(role, id, reason=reason)
-        if json:
-            print_json(entry)
-        else:
-            out.print(f"deregistered {entry.role} {entry.id} at revision {entry.revision}", markup=False)
+        _show("deregistered", entry, json)
 
     run(main())
 
