@@ -17,13 +17,14 @@ class Mode(StrEnum):
 
 
 class Register(Struct, frozen=True, kw_only=True):
-    """An agent takes its place."""
+    """An agent takes its place. `after` counts the commands of earlier inboxes: registrations are in one order."""
 
     role: str
     id: str
     profile: Profile
     mode: Mode
     cause: Cause
+    after: int = 0
 
 
 class Update(Struct, frozen=True, kw_only=True):

@@ -74,7 +74,7 @@ def decide(place: Place | None, command: Command, *, now: Milliseconds, disconne
             case Recover():
                 return _recover(_standing(held, command), command)
             case Expire():
-                return Accepted(ChangeKind.EXPIRED, _standing(held, command).record, command.reason)
+                return _expire(_standing(held, command), command)
     except RollcallError as error:
         return Rejected(error)
 
@@ -99,7 +99,7 @@ def _register(held: Place | None, command: Register, now: Milliseconds, disconne
     if record.owner == profile.owner and record.incarnation == profile.incarnation:
         return _said_again(held, profile, command, now)
     if not _may_take(record, profile, command.mode, disconnected):
-        raise _conflict(held, _way_in(record, profile))
+        raise _conflict(held, _way_in(record, disconnected))
     return Accepted(ChangeKind.REGISTERED, _next_record(record, profile, command, now))
 
 
@@ -129,10 +129,10 @@ def _may_take(record: Record, profile: Profile, mode: Mode, disconnected: bool) 
     return vacant and profile.incarnation > record.incarnation
 
 
-def _way_in(record: Record, profile: Profile) -> str:
+def _way_in(record: Record, disconnected: bool) -> str:
     if record.owner:
         return f"its owner may register with an incarnation above {record.incarnation}"
-    if record.lost_at is not None:
+    if record.lost_at is not None or disconnected:
         return f"register with an incarnation above {record.incarnation}, or with mode takeover"
     return "wait until it is gone, or register with mode takeover"
 
@@ -175,7 +175,7 @@ def _new_record(profile: Profile, command: Register, now: Milliseconds) -> Recor
         registered_at=at,
         updated_at=at,
         cause=command.cause,
-        registered_seq=command.cause.seq,
+        registered_seq=command.after + command.cause.seq,
     )
 
 
@@ -237,3 +237,9 @@ def _recover(held: Place, command: Recover) -> Outcome:
     if held.record.lost_at is None:
         return Unchanged(held)
     return Accepted(ChangeKind.RECOVERED, replace(held.record, lost_at=None), command.reason)
+
+
+def _expire(held: Place, command: Expire) -> Outcome:
+    if held.record.lost_at is None:
+        return Unchanged(held)
+    return Accepted(ChangeKind.EXPIRED, held.record, command.reason)

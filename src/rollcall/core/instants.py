@@ -37,4 +37,5 @@ def instant(text: Timestamp) -> Milliseconds:
         raise Invalid(f"{text!r} is not an RFC 3339 time; write it like 2026-11-20T14:40:00.123Z") from error
     if moment.tzinfo is None:
         raise Invalid(f"{text!r} names no time zone; end it with Z or an offset")
-    return round(moment.timestamp() * 1000)
+    # Whole milliseconds, as the server counts them: never rounded up.
+    return int(moment.replace(microsecond=0).timestamp()) * 1000 + moment.microsecond // 1000

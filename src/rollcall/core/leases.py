@@ -5,94 +5,16 @@ A lease waits in two stages, each a queue in order of the last sign of life: *fr
 due. The heads wait in a heap by deadline. A beat costs one dict move; a sweep touches nothing that is in time.
 
 Monotonic seconds and wall-clock milliseconds both come from the caller; only the former decide anything.
+What speaks against an agent since it was last heard is its *doubt*; any sign of life ends it.
 """
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterator, KeysView
 
 from rollcall.core.instants import Milliseconds, Seconds
-from rollcall.core.records import BEATING, Beat, Record
-
-MISSED_IS_SUSPECT = 2
-"""Missed beats after which an agent is suspect."""
-
-
-class Stage(Enum):
-    """What is due at the end of a queue: suspicion first, the end of the lease then."""
-
-    FRESH = "fresh"
-    LATE = "late"
-
-
-class Queue:
-    """Leases that are due `period` seconds after their last sign of life, oldest first."""
-
-    __slots__ = ("deadline", "leases", "period", "stage")
-
-    def __init__(self, stage: Stage, period: Seconds) -> None:
-        self.stage = stage
-        self.period = period
-        self.leases: OrderedDict[str, Lease] = OrderedDict()
-        self.deadline: Seconds = 0.0
-
-    def __lt__(self, other: "Queue") -> bool:
-        return self.period < other.period
-
-
-class Lease:
-    """How long one agent is believed without a beat, and when it was last heard.
-
-    `at` is the monotonic start of the running ttl; `seen_at` is the wall-clock time of the last sign of life.
-    """
-
-    __slots__ = (
-        "at",
-        "beat",
-        "host",
-        "incarnation",
-        "interval",
-        "lost",
-        "queue",
-        "seen_at",
-        "stuck_for",
-        "told",
-        "ttl",
-        "unsaved",
-    )
-
-    def __init__(self, incarnation: int, at: Seconds) -> None:
-        self.incarnation = incarnation
-        self.at = at
-        self.ttl: Seconds | None = None
-        self.interval: Seconds | None = None
-        self.seen_at: Milliseconds | None = None
-        self.beat: Beat | None = None
-        """The last beat that said how the agent feels."""
-        self.host = ""
-        self.lost = False
-        self.stuck_for: Seconds = 0.0
-        self.queue: Queue | None = None
-        self.told = ""
-        """What watchers were told last, if it was not that the agent is live; they have to hear when that ends."""
-        self.unsaved = False
-        """`seen_at` is newer than on disk."""
-
-    @property
-    def ends_at(self) -> Seconds | None:
-        """When belief ends; None without a ttl."""
-        return None if self.ttl is None else self.at + self.ttl
-
-    @property
-    def late_after(self) -> Seconds:
-        """Seconds of silence after which the agent is suspect: half an interval after the last beat it may miss.
-
-        Beats travel, and clocks tick unevenly.
-        """
-        assert self.ttl is not None
-        interval = self.interval or self.ttl / 3
-        return min(self.ttl, (MISSED_IS_SUSPECT + 0.5) * interval)
+from rollcall.core.lease import Doubt, Lease, Queue, Stage
+from rollcall.core.records import BEATING, Liveness, Record
 
 
 class Leases:
@@ -102,12 +24,18 @@ class Leases:
         self._leases: dict[str, Lease] = {}
         self._queues: dict[tuple[Stage, Seconds], Queue] = {}
         self._heads: list[tuple[Seconds, Queue]] = []
+        # In order of `gone_at`; those that were heard since are passed over.
+        self._vanished: dict[str, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
 
     def __getitem__(self, key: str) -> Lease:
         return self._leases[key]
+
+    def keys(self) -> KeysView[str]:
+        """Whose leases there are."""
+        return self._leases.keys()
 
     def get(self, key: str) -> Lease | None:
         """The lease of `key`."""
@@ -117,11 +45,16 @@ class Leases:
         """Gives the agent a full ttl from `now`; a new incarnation starts without health."""
         lease = self._leases.get(key)
         if lease is None or lease.incarnation != record.incarnation:
+            flaps = lease.flaps if lease is not None else ()
             self.drop(key)
             lease = self._leases[key] = Lease(record.incarnation, now)
+            lease.flaps = flaps
+            # Whoever may be flapping has something to be told of.
+            lease.told = str(Liveness.LOST) if flaps else ""
         self._leave(key, lease)
         lease.at = now
         lease.lost = False
+        lease.doubt = None
         self.amend(key, record)
         return lease
 
@@ -129,7 +62,8 @@ class Leases:
         """Another ttl, interval or intent, with no sign of life. Where no beat is expected, nothing is ever due."""
         lease = self._leases[key]
         lease.host = record.host
-        runs = record.status in BEATING and not lease.lost
+        lease.expected = record.status in BEATING
+        runs = lease.expected and not lease.lost
         if (lease.ttl, lease.interval, lease.queue is not None) == (record.ttl, record.heartbeat_interval, runs):
             return
         lease.ttl, lease.interval = record.ttl, record.heartbeat_interval
@@ -145,6 +79,7 @@ class Leases:
         lease.at = now
         lease.seen_at = wall
         lease.unsaved = True
+        lease.doubt = None
         queue = lease.queue
         if queue is not None:
             if queue.stage is Stage.FRESH:
@@ -154,22 +89,83 @@ class Leases:
                 self._wait(key, lease, Stage.FRESH)
         return lease
 
-    def park(self, key: str) -> None:
+    def park(self, key: str) -> Lease:
         """The agent is lost: its lease is kept, and is not due again before it is granted anew."""
         lease = self._leases[key]
         lease.lost = True
+        self._vanished.pop(key, None)
         self._leave(key, lease)
+        return lease
+
+    def vanish(self, key: str, now: Seconds, *, closed: bool) -> Lease | None:
+        """Its last connection ended, `closed` by itself or given up by the server; None when that is no news."""
+        lease = self._leases.get(key)
+        if lease is None or lease.lost or not lease.expected or lease.gone_at is not None:
+            return None
+        lease.doubt = lease.doubt or Doubt()
+        lease.doubt.gone_at, lease.doubt.closed = now, closed
+        self._vanished.pop(key, None)
+        self._vanished[key] = lease
+        return lease
+
+    def return_(self, key: str) -> Lease | None:
+        """It has a connection again; None when nobody knew otherwise."""
+        lease = self._leases.get(key)
+        if lease is None or lease.gone_at is None:
+            return None
+        lease.doubt = None
+        self._vanished.pop(key, None)
+        return lease
+
+    def vanished(self, before: Seconds) -> list[tuple[str, Lease]]:
+        """Those whose last connection ended by `before` and that were not heard since."""
+        found = []
+        for key, lease in list(self._vanished.items()):
+            if lease.gone_at is None or lease.lost:
+                del self._vanished[key]
+            elif lease.gone_at > before:
+                break
+            else:
+                found.append((key, lease))
+        return found
+
+    def next_due(self, grace: Seconds) -> Seconds | None:
+        """When somebody may be due next, by silence or `grace` after vanishing."""
+        heads = [self._heads[0][0]] if self._heads else []
+        gone = next((lease.gone_at for lease in self._vanished.values() if lease.gone_at is not None), None)
+        return min([*heads, *([gone + grace] if gone is not None else [])], default=None)
+
+    def silent(self) -> Iterator["Lease"]:
+        """Those that missed beats, or whose connection was given up, with nothing that proves more."""
+        for (stage, _), queue in self._queues.items():
+            if stage is Stage.LATE:
+                yield from (lease for lease in queue.leases.values() if lease.doubt is None or not lease.doubt.proves)
+        for lease in self._vanished.values():
+            in_time = lease.queue is None or lease.queue.stage is Stage.FRESH
+            if in_time and lease.doubt is not None and lease.gone_at is not None and not lease.doubt.proves:
+                yield lease
+
+    def believed(self) -> int:
+        """How many agents are believed alive by what they send."""
+        without_ttl = sum(1 for lease in self._vanished.values() if lease.queue is None)
+        return without_ttl + sum(len(queue.leases) for queue in self._queues.values())
 
     def drop(self, key: str) -> None:
         """The agent is gone."""
+        self._vanished.pop(key, None)
         lease = self._leases.pop(key, None)
         if lease is not None:
             self._leave(key, lease)
 
-    def extend(self, missed: Seconds) -> None:
-        """Gives every lease what the registry itself missed."""
+    def extend(self, missed: Seconds, now: Seconds) -> None:
+        """Gives every lease what the registry itself missed, and at most a full ttl from now: the order stays."""
         for lease in self._leases.values():
-            lease.at += missed
+            lease.at = min(now, lease.at + missed)
+            if lease.doubt is not None:
+                # What was asked meanwhile may have been asked of nobody.
+                lease.doubt.asked_at, lease.doubt.deaf = None, False
+                if lease.doubt.gone_at is not None:
+                    lease.doubt.gone_at = min(now, lease.doubt.gone_at + missed)
 
     def unsaved(self) -> Iterator[tuple[str, Lease]]:
         """Leases that were renewed since they were last marked as saved."""

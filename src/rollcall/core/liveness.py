@@ -3,7 +3,7 @@
 from typing import Any
 
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
-from rollcall.core.leases import MISSED_IS_SUSPECT, Lease
+from rollcall.core.lease import MISSED_IS_SUSPECT, Lease
 from rollcall.core.records import BEATING, Liveness, Record
 
 STUCK_AFTER: Seconds = 5.0
@@ -24,6 +24,8 @@ def liveness(record: Record, lease: Lease, now: Seconds) -> Liveness:
         return Liveness.LOST
     if record.status not in BEATING:
         return Liveness.UNKNOWN
+    if lease.gone_at is not None:
+        return Liveness.SUSPECT
     ends_at = lease.ends_at
     if ends_at is not None and (now >= ends_at or missed_beats(record, lease, now) >= MISSED_IS_SUSPECT):
         return Liveness.SUSPECT
@@ -50,4 +52,6 @@ def observation(record: Record, lease: Lease, *, revision: int, now: Seconds, wa
         seen["missed_beats"] = missed
     if lease.stuck_for >= STUCK_AFTER:
         seen["stuck_for"] = round(lease.stuck_for, 3)
+    if lease.flapping(now):
+        seen["flapping"] = True
     return seen

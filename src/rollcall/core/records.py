@@ -25,6 +25,7 @@ LabelByName = Annotated[dict[Label, Label], Meta(max_length=limits.LIST_ITEMS)]
 # Free-form JSON of the agent's own: nothing here may look inside.
 FreeForm = Annotated[dict[Label, Any], Meta(max_length=limits.LIST_ITEMS)]
 Ttl = Annotated[float, Meta(ge=limits.TTL_MIN, le=limits.TTL_MAX)]
+Lag = Annotated[float, Meta(ge=0, le=limits.TTL_MAX)]
 Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 DEFAULT_TTL: Seconds = 30.0
@@ -152,7 +153,7 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     active_connections: int | None = None
     error_count: int | None = None
     uptime_seconds: float | None = None
-    loop_lag: float | None = None
+    loop_lag: Lag | None = None
     metrics: FreeForm = {}
 
 
