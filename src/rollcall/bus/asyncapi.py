@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from rollcall.bus import headers as h
-from rollcall.bus.schemas import HEADERS, LAST_SEQUENCE, SCHEMAS, Json, payloads
+from rollcall.bus.schemas import HEADERS, SCHEMAS, Json, payloads
 from rollcall.bus.subjects import ROOT, Subjects
 
 QUEUE = "rollcall"
@@ -43,7 +43,7 @@ class Channel(Struct, frozen=True):
 
 _NAMED = (h.CLIENT, h.COMMAND)
 _REFUSED = (h.ERROR_CODE, h.ERROR)
-_TOLD = (h.CHANGE, h.REASON, h.EPOCH, h.SEQUENCE, LAST_SEQUENCE, h.STORED_AT, h.KV_OPERATION)
+_TOLD = (h.CHANGE, h.REASON, h.EPOCH, h.SEQUENCE, h.LAST_SEQUENCE, h.STORED_AT, h.KV_OPERATION)
 
 _MESSAGES = {
     "register": Message("Profile", "What the agent says of itself.", (*_NAMED, h.MODE)),
@@ -70,6 +70,8 @@ _MESSAGES = {
     "sign": Message("Sign", "What to believe of the agent."),
     "beacon": Message("Beacon", "How far the roll is."),
     "rollcall": Message("RollCall", "Empty, or how long agents may take."),
+    "operate": Message("", "Empty."),
+    "operated": Message("Operated", "What was done."),
     "ping": Message("", "Empty."),
     "pong": Message("Pong", "The agent lives."),
 }
@@ -90,6 +92,7 @@ _CHANNELS = {
     ),
     "since": Channel(_at.since, "send", "What changed?", ("sinceQuery",), ("caught", "error"), True),
     "info": Channel(_at.info, "send", "How is the registry?", ("freshness",), ("info", "error"), True),
+    "operate": Channel(_at.operate("{verb}"), "send", "An operator's wish.", ("operate",), ("operated", "error")),
     "changes": Channel(_at.changes(_KEY), "receive", "An accepted change.", ("change",)),
     "outcome": Channel(_at.outcome("{client}", _KEY), "receive", "What became of a command.", ("accepted", "refused")),
     "rejected": Channel(_at.rejected(_KEY), "receive", "A command or beat was refused.", ("error",)),
@@ -106,6 +109,7 @@ _PARAMETERS: dict[str, Json] = {
         "examples": ["worker"],
     },
     "id": {"description": "The agent's id as one token, spelled like the role.", "examples": ["a1", "a=2Fb=2Ec"]},
+    "verb": {"description": "What the leader shall do.", "enum": ["release", "call"]},
     "host": {"description": "The token that the agents' records name as their host.", "examples": ["vm-7"]},
     "client": {
         "description": "What Rollcall-Client says: 16 to 64 of A-Za-z0-9_-.",

@@ -5,6 +5,7 @@ import contextlib
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -13,7 +14,9 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from rollcall.core.errors import Unauthorized, Unavailable
+from rollcall.bus import headers as h
+from rollcall.core import codec
+from rollcall.core.errors import RollcallError, Unauthorized, Unavailable
 from rollcall.core.instants import Seconds
 
 FIRST_CONNECT: Seconds = 5.0
@@ -34,13 +37,15 @@ async def connected(
     *,
     name: str,
     nkey_seed: str = "",
+    credentials: Path | None = None,
     timeout: Seconds = FIRST_CONNECT,
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
+    on_leaving: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Client]:
     """A connection that comes back for ever, with backoff and jitter.
 
-    Several servers of a cluster are written ``nats://a,nats://b``.
+    Several servers of a cluster are written ``nats://a,nats://b``. `on_leaving` hears that the server is about to end.
 
     Raises:
         Unavailable: no server answered within `timeout`.
@@ -67,12 +72,15 @@ async def connected(
         "pending_size": 8 << 20,
         "flush_timeout": 5,
         "error_cb": on_error,
-        "disconnected_cb": on_disconnect,
+        "disconnected_cb": _disconnected(client, on_disconnect),
         "reconnected_cb": on_reconnect,
+        "lame_duck_mode_cb": on_leaving,
         "reconnect_to_server_handler": _backoff(),
     }
     if nkey_seed:
         options["nkeys_seed_str"] = nkey_seed
+    if credentials is not None:
+        options["user_credentials"] = str(credentials)
     await _first_connection(client, options, url, timeout, refused, told)
     watchdog = asyncio.create_task(_watch(client), name=f"watchdog {name}")
     try:
@@ -109,13 +117,26 @@ async def _first_connection(
     where = without_password(url)
     if refused.is_set():
         raise Unauthorized(f"the NATS server at {where} does not let us in; check user, password or key")
-    why = str(told[0]) if told else f"no answer within {timeout:g} s"
+    why = (str(told[0]) or type(told[0]).__name__) if told else f"no answer within {timeout:g} s"
     raise Unavailable(f"no NATS server at {where} ({why}); is `rollcall up` running there?")
 
 
 def without_password(url: str) -> str:
     """The address as it may be shown: user and password are left out."""
     return ",".join(re.sub(r"//[^/@]*@", "//", part.strip()) for part in url.split(","))
+
+
+def _disconnected(client: Client, then: Callable[[], Awaitable[None]] | None) -> Callable[[], Awaitable[None]]:
+    """Ends what waits for an answer: it would come to a connection that is no more, and nats-py waits out the time."""
+
+    async def on_disconnect() -> None:
+        for waiting in list(client._resp_map.values()):
+            if not waiting.done():
+                waiting.set_exception(nats.errors.StaleConnectionError())
+        if then is not None:
+            await then()
+
+    return on_disconnect
 
 
 def _backoff() -> Callable[[list[Server], dict[str, object]], tuple[Server, float]]:
@@ -229,3 +250,22 @@ async def release(client: Client, *subscriptions: Subscription) -> None:
             await barrier(client)
     except (TimeoutError, nats.errors.Error) as error:
         log.debug("released without the server's word", error=str(error))
+
+
+@contextlib.asynccontextmanager
+async def answering(client: Client, subject: str, answer: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
+    """Answers requests on a subject while the block runs; what was asked by its end is still answered."""
+    subscription = await client.subscribe(subject, cb=answer)
+    try:
+        yield
+    finally:
+        if client.is_connected:
+            await release(client, subscription)
+            await subscription.unsubscribe()
+
+
+async def refuse(client: Client, message: Msg, error: RollcallError) -> None:
+    """Answers a request with an error, if anybody waits for it."""
+    if message.reply:
+        headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
+        await client.publish(message.reply, codec.encode_error(error), headers=headers)

@@ -9,7 +9,7 @@ cases that matter here.
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import structlog
 from msgspec import Struct
@@ -19,6 +19,7 @@ from nats.errors import Error as NatsError
 
 from rollcall.bus import streams
 from rollcall.bus.connection import subscribe_all
+from rollcall.bus.streams import StreamState, Unsound
 from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Milliseconds, Seconds
 
@@ -45,25 +46,23 @@ class Stored(Struct, frozen=True, gc=False):
     pending: int
 
 
-class RolledBack(Exception):
-    """The stream ends before what was already read: it was rolled back or recreated."""
-
-    def __init__(self, stream: str, read: int, end: int) -> None:
-        super().__init__(f"stream {stream} ends at {end}, {read} was read")
-        self.stream = stream
-
-
 class Follower:
-    """Reads a stream from `last` + 1 on.
+    """Reads a stream from `last` + 1 on. `sound` looks at the stream before each new consumer, and raises if it is
+    not the one to be read.
 
     `upto` is the sequence up to which everything was handed over that the stream still has: its last messages may be
     gone, and then nothing tells of them but silence.
     """
 
-    def __init__(self, client: Client, stream: str, last: int) -> None:
+    def __init__(
+        self, client: Client, stream: str, last: int, *, sound: Callable[[StreamState], Awaitable[None]] | None = None
+    ) -> None:
         self._client = client
         self._stream = stream
         self._last = last
+        # What arrived and was not handed over when a consumer ends is read again.
+        self._handed = last
+        self._sound = sound
         self._gathered: list[Stored] = []
         self._arrived = asyncio.Event()
         self._broken = ""
@@ -77,22 +76,31 @@ class Follower:
         self._expected = 0
         self._silences = 0
         self.upto = last
+        self.current = asyncio.Event()
+        """Set while the stream is heard, and everything was handed over that it held when its consumer was made."""
 
     def expect(self, end: int) -> None:
         """The stream is known to reach `end`; once it has nothing more to hand over, that is where `upto` is."""
         self._expected = max(self._expected, end)
         self._silences = 0
 
+    def begin_again(self, why: str) -> None:
+        """Looks at the stream anew, and goes on from there: after an absence its silence need not be waited for."""
+        self._broken = self._broken or why
+        self._arrived.set()
+
     async def batches(self) -> AsyncIterator[list[Stored]]:
         """Whatever has gathered, as soon as something has, or nothing when only `upto` grew; ends by cancellation.
 
         Raises:
-            RolledBack: the stream lost what was already read.
+            Unsound: the stream is gone, or another one, or lost what was already read.
         """
         while True:
             try:
                 async for batch in self._one_consumer():
                     yield batch
+            except Unsound:
+                raise
             except (Unavailable, NatsError, TimeoutError) as error:
                 log.debug("follower starts again", stream=self._stream, error=str(error))
                 await asyncio.sleep(RETRY)
@@ -125,13 +133,17 @@ class Follower:
             log.debug("consumer ended", stream=self._stream, why=self._broken)
         finally:
             self._generation += 1
+            self.current.clear()
             if not self._client.is_closed:
                 await subscription.unsubscribe()
 
     async def _create_consumer(self) -> None:
-        end = (await streams.state(self._client, self._stream)).last
+        state = await streams.state(self._client, self._stream)
+        end, self._last = state.last, self._handed
         if end < self._last:
-            raise RolledBack(self._stream, self._last, end)
+            raise Unsound(f"stream {self._stream} ends at {end}, {self._last} was read")
+        if self._sound is not None:
+            await self._sound(state)
         self._consumer = f"rollcall-{secrets.token_hex(8)}"
         self._consumer_seq, self._credit, self._broken, self._gathered = 0, 0, "", []
         self._heard, self._silent = True, 0
@@ -148,6 +160,7 @@ class Follower:
             self._client,
             f"CONSUMER.CREATE.{self._stream}.{self._consumer}",
             {"stream_name": self._stream, "config": config, "action": "create"},
+            timeout=streams.LOOK_TIMEOUT,
         )
         if "error" in answer:
             raise Unavailable(f"consumer on {self._stream}: {answer['error'].get('description')}")
@@ -176,11 +189,14 @@ class Follower:
                     self._broken = "silence"
         batch, self._gathered = self._gathered, []
         if batch:
+            self._handed = batch[-1].seq
             self._advance(batch[-1].seq if batch[-1].pending else self._end)
         return batch
 
     def _advance(self, seq: int) -> None:
         self.upto = max(self.upto, self._last, seq)
+        if self.upto >= self._end:
+            self.current.set()
 
     def _receive(self, message: Msg) -> None:
         self._heard = True

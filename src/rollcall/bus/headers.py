@@ -15,6 +15,7 @@ ERROR_CODE = "Nats-Service-Error-Code"
 ERROR = "Nats-Service-Error"
 
 SEQUENCE = "Nats-Sequence"
+LAST_SEQUENCE = "Nats-Last-Sequence"
 STORED_AT = "Nats-Time-Stamp"
 MARKER = "Nats-Marker-Reason"
 TTL = "Nats-TTL"

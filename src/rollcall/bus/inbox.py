@@ -36,8 +36,8 @@ def asking(stored: Stored) -> Asking:
     )
 
 
-def read_command(stored: Stored, inbox_epoch: str) -> Asked:
-    """The command that a message of the inbox holds.
+def read_command(stored: Stored, inbox_epoch: str, after: int) -> Asked:
+    """The command that a message of the inbox holds. `after` is how many commands earlier inboxes had.
 
     Raises:
         RollcallError: it holds none; the message says why.
@@ -48,7 +48,7 @@ def read_command(stored: Stored, inbox_epoch: str) -> Asked:
     match verb:
         case "register":
             profile = codec.decode_profile(stored.data)
-            return Register(role=role, id=id, profile=profile, mode=_mode(stored), cause=cause)
+            return Register(role=role, id=id, profile=profile, mode=_mode(stored), cause=cause, after=after)
         case "update":
             return Update(
                 role=role,

@@ -8,6 +8,8 @@ import msgspec
 from rollcall.bus import headers as h
 from rollcall.core.commands import Mode
 from rollcall.core.errors import BY_CODE
+from rollcall.core.guard import Guarding
+from rollcall.core.healing import Healed
 from rollcall.core.query import Query
 from rollcall.core.records import Beat, Change, ChangeKind, Entry, Health, Liveness, Profile, Record
 
@@ -16,9 +18,6 @@ Json: TypeAlias = dict[str, Any]
 
 SCHEMAS = "#/components/schemas/"
 """Where the document keeps what `payloads` returns."""
-
-LAST_SEQUENCE = "Nats-Last-Sequence"
-"""Only watchers read it."""
 
 _TEXT: Json = {"type": "string"}
 _WHOLE: Json = {"type": "integer", "minimum": 0}
@@ -98,12 +97,12 @@ _BY_HAND: dict[str, Json] = {
     "Freshness": _object("Which revision the answer must know at least.", at_least=_maybe(_WHOLE), epoch=_TEXT),
     # Answers are put together from ready bytes, never from one Struct.
     "Signature": _object(
-        "What every answer says: which worker, how much of which roll it knows, and the guard (null today).",
+        "What every answer says: which worker, how much of which roll it knows, and the guard, null while it rests.",
         "epoch revision worker guard",
         epoch=_TEXT,
         revision=_WHOLE,
         worker=_TEXT,
-        guard=_NOTHING,
+        guard=_maybe(_ref("Guarding")),
     ),
     "Page": _signed(
         _object(
@@ -128,6 +127,7 @@ _BY_HAND: dict[str, Json] = {
             agents=_list(_ref("Entry")),
             count=_WHOLE,
             next=_maybe(_TEXT),
+            healed=_maybe(_ref("Healed")),
         )
     ),
     "Info": _signed(
@@ -143,27 +143,40 @@ _BY_HAND: dict[str, Json] = {
             agents=_WHOLE,
             beats=_WHOLE,
             leads=_FLAG,
+            connection_evidence={**_TEXT, "description": "`on`, or why not and what to do."},
             liveness=_COUNTS,
             roles=_COUNTS,
             inbox=_maybe(_COUNTS),
+            trouble={**_maybe(_TEXT), "description": "Why nothing reaches the disk; null while all is well."},
+            healing={**_maybe(_TEXT), "description": "Why the roll is being made anew; null while it is sound."},
+            healed=_maybe(_ref("Healed")),
         )
     ),
     "Sign": _object(
-        "An agent begins or ends to be suspect or stuck.",
-        "liveness last_seen revision",
+        "An agent begins or ends to be suspect, stuck or flapping.",
+        "liveness last_seen revision flapping",
         liveness=_ref("Liveness"),
         last_seen=_maybe(_TEXT),
         revision=_WHOLE,
+        flapping=_FLAG,
+    ),
+    "Operated": _object(
+        "What was done: `released` and the guard that was, or how many `agents` are called within `window` seconds.",
+        released=_FLAG,
+        guard=_maybe(_ref("Guarding")),
+        agents=_WHOLE,
+        window={"type": "number"},
     ),
     "Beacon": _object(
         "The leader's word: how far the roll is, and the last revision that touched each role.",
-        "epoch revision leader guard inbox roles",
+        "epoch revision leader guard inbox roles sums",
         epoch=_TEXT,
         revision=_WHOLE,
         leader=_TEXT,
-        guard=_NOTHING,
+        guard=_maybe(_ref("Guarding")),
         inbox=_COUNTS,
         roles=_COUNTS,
+        sums={**_COUNTS, "description": "The revisions of all changes of a role that this leader folded, summed up."},
     ),
     # These two Structs live with the SDK, above us.
     "RollCall": _object("Announce yourself again within `window` seconds.", "window", window={"type": "number"}),
@@ -184,13 +197,13 @@ HEADERS: dict[str, Json] = {
     h.ERROR_CODE: {**_TEXT, "enum": sorted(str(kind.status) for kind in BY_CODE.values())},
     h.ERROR: {**_TEXT, "enum": sorted(BY_CODE)},
     h.SEQUENCE: {**_NUMBER, "description": "The revision of the change."},
-    LAST_SEQUENCE: {**_NUMBER, "description": "The agent's revision before this one; 0 for none."},
+    h.LAST_SEQUENCE: {**_NUMBER, "description": "The agent's revision before this one; 0 for none."},
     h.STORED_AT: {**_TEXT, "format": "date-time", "description": "When the server stored it."},
     h.KV_OPERATION: {**_TEXT, "enum": ["PURGE"], "description": "There when the agent is gone."},
 }
 
 
-_STRUCTS = (Profile, Record, Entry, Health, Beat, Query, Change, Liveness)
+_STRUCTS = (Profile, Record, Entry, Health, Beat, Query, Change, Liveness, Guarding, Healed)
 
 
 def payloads() -> dict[str, Json]:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import nats.errors
@@ -9,22 +10,40 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from rollcall.bus import connection
+from rollcall.bus.shapes import check_shape, inbox_config, leases_config
 from rollcall.bus.subjects import Subjects
-from rollcall.core import limits
-from rollcall.core.errors import Misconfigured, Unavailable
-from rollcall.core.instants import Milliseconds, Seconds
+from rollcall.core import codec
+from rollcall.core.errors import Unavailable
+from rollcall.core.healing import Healed
+from rollcall.core.instants import Milliseconds, Seconds, instant
 
 EPOCH = "rollcall-epoch"
-"""In a stream's metadata: which roll, or which inbox, this is."""
+"""In a stream's metadata: which roll, or which inbox, this is. A roll without one is being seeded."""
 
-HISTORY = 16
-INBOX_BYTES = 64 << 20
-"""Some hundred thousand commands that wait; the server sets as much disk aside."""
+HEALED = "rollcall-healed"
+"""In the roll's metadata: the last healings, oldest first."""
+
+BEFORE = "rollcall-epoch-before"
+"""In a stream's metadata: which epoch it was before this one."""
+
+HEALINGS = 8
+
 API_TIMEOUT: Seconds = 5.0
+LOOK_TIMEOUT: Seconds = 1.0
+"""For questions that a server answers at once; a stream of a cluster that has no leader now does not answer at all."""
 
-_SECOND = 1_000_000_000
 _STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
+_MESSAGE_NOT_FOUND = 10037
+_NOT_NOW = 10008
+
+
+class Unsound(Unavailable):
+    """A stream is not what was read from it: it is gone, or another one, or ends earlier."""
+
+
+class NoAnswer(Unavailable):
+    """JetStream is there, and does not answer yet: a cluster chooses its leader, or the server is busy."""
 
 
 class StreamState(Struct, frozen=True):
@@ -35,6 +54,8 @@ class StreamState(Struct, frozen=True):
     last: int
     messages: int
     subjects: int
+    healings: list[Healed] = []
+    before: str = ""
 
 
 def new_epoch(now: Milliseconds) -> str:
@@ -42,102 +63,75 @@ def new_epoch(now: Milliseconds) -> str:
     return f"{now}-{secrets.token_hex(4)}"
 
 
-def inbox_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
-    """Commands that wait. Nothing here lets an agent that may write its own subject touch another's:
-
-    no rollup, no schedules, no delete markers, no atomic batches.
-    """
-    return {
-        "name": subjects.inbox_stream,
-        "subjects": subjects.commands(),
-        "storage": "file",
-        "retention": "limits",
-        "discard": "new",
-        "max_age": 3600 * _SECOND,
-        "max_bytes": INBOX_BYTES,
-        "max_msg_size": limits.RECORD_BYTES + 4096,
-        "num_replicas": replicas,
-        "allow_rollup_hdrs": False,
-        "allow_msg_schedules": False,
-        "allow_atomic": False,
-        "allow_direct": False,
-    }
-
-
-def roll_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
-    """The accepted state of each agent, and the broadcast of each change.
-
-    No marker TTL: with one, tombstones would end loudly and bring their markers along.
-    """
-    return {
-        "name": subjects.roll_stream,
-        "subjects": [f"$KV.{subjects.roll_bucket}.>"],
-        "storage": "file",
-        "retention": "limits",
-        "discard": "new",
-        "max_msgs_per_subject": HISTORY,
-        "num_replicas": replicas,
-        "allow_rollup_hdrs": True,
-        "deny_delete": True,
-        "allow_direct": True,
-        "allow_msg_ttl": True,
-        "republish": {
-            "src": f"$KV.{subjects.roll_bucket}.*.*",
-            "dest": subjects.changes("{{wildcard(1)}}.{{wildcard(2)}}"),
-        },
-    }
-
-
-def leases_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
-    """Who leads, and up to where the inbox is settled."""
-    return {
-        "name": subjects.leases_stream,
-        "subjects": [f"$KV.{subjects.leases_bucket}.>"],
-        "storage": "file",
-        "retention": "limits",
-        "discard": "new",
-        "max_msgs_per_subject": 1,
-        "num_replicas": replicas,
-        "allow_rollup_hdrs": True,
-        "deny_delete": True,
-        "allow_direct": True,
-        "allow_msg_ttl": True,
-    }
-
-
-async def ensure(client: Client, wanted: dict[str, Any], *, now: Milliseconds) -> StreamState:
-    """The stream as it stands; made when it is missing, with a new epoch.
+async def ensure(client: Client, wanted: dict[str, Any], *, epoch: str) -> StreamState:
+    """The stream as it stands; made when it is missing, of that epoch (empty: of none yet).
 
     Raises:
         Misconfigured: a stream of that name has another configuration; the message names each difference.
         Unavailable: JetStream did not answer.
     """
     name = wanted["name"]
-    answer = await request(client, f"STREAM.INFO.{name}")
+    answer = await request(client, f"STREAM.INFO.{name}", timeout=LOOK_TIMEOUT)
     if _error_code(answer) == _STREAM_NOT_FOUND:
-        answer = await request(client, f"STREAM.CREATE.{name}", {**wanted, "metadata": {EPOCH: new_epoch(now)}})
+        metadata = {EPOCH: epoch} if epoch else {}
+        answer = await request(client, f"STREAM.CREATE.{name}", {**wanted, "metadata": metadata})
         if _error_code(answer) == _NAME_IN_USE:
             # Another worker made it between the two questions.
-            answer = await request(client, f"STREAM.INFO.{name}")
+            answer = await request(client, f"STREAM.INFO.{name}", timeout=LOOK_TIMEOUT)
     _raise_error(answer, f"stream {name}")
-    differences = _differences(wanted, answer["config"])
-    if differences:
-        raise Misconfigured(
-            f"stream {name} has another configuration ({'; '.join(differences)}); rollcall never changes a stream that "
-            "exists: mend it with `nats stream edit`, or use another realm"
-        )
+    check_shape(wanted, answer["config"])
     return _state(answer)
+
+
+async def ensure_beside_roll(client: Client, subjects: Subjects, replicas: int, now: Milliseconds) -> None:
+    """Makes or checks inbox and leases. The roll is made by whoever may seed it.
+
+    Raises:
+        Misconfigured: one has another configuration.
+        Unavailable: JetStream did not answer.
+    """
+    await ensure(client, inbox_config(subjects, replicas), epoch=new_epoch(now))
+    await ensure(client, leases_config(subjects, replicas), epoch=new_epoch(now))
 
 
 async def state(client: Client, name: str) -> StreamState:
     """The stream as it stands.
 
     Raises:
-        Unavailable: it does not exist, or JetStream did not answer.
+        Unsound: it does not exist.
+        Unavailable: JetStream did not answer.
     """
-    answer = await request(client, f"STREAM.INFO.{name}")
+    answer = await request(client, f"STREAM.INFO.{name}", timeout=LOOK_TIMEOUT)
+    if _error_code(answer) == _STREAM_NOT_FOUND:
+        raise Unsound(f"stream {name} is not there; a worker makes it anew")
     _raise_error(answer, f"stream {name}")
     return _state(answer)
+
+
+async def check(client: Client, wanted: dict[str, Any]) -> None:
+    """Checks a stream that may be missing.
+
+    Raises:
+        Misconfigured: it has another configuration; the message names each difference.
+        Unavailable: JetStream did not answer.
+    """
+    answer = await request(client, f"STREAM.INFO.{wanted['name']}")
+    if _error_code(answer) != _STREAM_NOT_FOUND:
+        _raise_error(answer, f"stream {wanted['name']}")
+        check_shape(wanted, answer["config"])
+
+
+async def stored_at(client: Client, name: str, seq: int) -> Milliseconds | None:
+    """When the server stored the message `seq`; None when it is not there any more, or not yet.
+
+    Raises:
+        Unavailable: JetStream did not answer.
+    """
+    answer = await request(client, f"STREAM.MSG.GET.{name}", {"seq": seq}, timeout=LOOK_TIMEOUT)
+    if _error_code(answer) == _MESSAGE_NOT_FOUND:
+        return None
+    _raise_error(answer, f"message {seq} of {name}")
+    return instant(answer["message"]["time"])
 
 
 async def subjects_held(client: Client, name: str) -> set[str]:
@@ -162,20 +156,24 @@ async def purge_subject(client: Client, name: str, subject: str) -> None:
     _raise_error(await request(client, f"STREAM.PURGE.{name}", {"filter": subject}), f"purge of {name}")
 
 
-async def set_epoch(client: Client, name: str, epoch: str) -> None:
-    """Starts another epoch of the stream; everything else in its configuration stays.
+async def set_epoch(client: Client, name: str, epoch: str, healings: Sequence[Healed] = ()) -> None:
+    """Starts another epoch of the stream (empty: of none yet); everything else in its configuration stays.
 
     Raises:
         Unavailable: JetStream refused or did not answer.
     """
-    answer = await request(client, f"STREAM.INFO.{name}")
+    answer = await request(client, f"STREAM.INFO.{name}", timeout=LOOK_TIMEOUT)
     _raise_error(answer, f"stream {name}")
     config = answer["config"]
-    config["metadata"] = {**config.get("metadata", {}), EPOCH: epoch}
+    before = (config.get("metadata") or {}).get(EPOCH, "")
+    told = {EPOCH: epoch, BEFORE: before, **({HEALED: codec.encode(healings[-HEALINGS:]).decode()} if healings else {})}
+    config["metadata"] = {**config.get("metadata", {}), **told}
     _raise_error(await request(client, f"STREAM.UPDATE.{name}", config), f"update of {name}")
 
 
-async def request(client: Client, call: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+async def request(
+    client: Client, call: str, body: dict[str, Any] | None = None, *, timeout: Seconds = API_TIMEOUT
+) -> dict[str, Any]:
     """One call of the JetStream API; the answer may hold an ``error``.
 
     Raises:
@@ -183,13 +181,13 @@ async def request(client: Client, call: str, body: dict[str, Any] | None = None)
     """
     payload = json.dumps(body).encode() if body is not None else b""
     try:
-        reply = await connection.request(client, f"$JS.API.{call}", payload, timeout=API_TIMEOUT)
+        reply = await connection.request(client, f"$JS.API.{call}", payload, timeout=timeout)
     except nats.errors.NoRespondersError as error:
         raise Unavailable(
             "JetStream is not there for this user; enable it on the server, or sign in as a worker"
         ) from error
     except (TimeoutError, nats.errors.Error) as error:
-        raise Unavailable(f"JetStream did not answer {call}: {error!r}; is the server busy or away?") from error
+        raise NoAnswer(f"JetStream did not answer {call}: {error!r}; is the server busy or away?") from error
     answer: dict[str, Any] = json.loads(reply.data)
     return answer
 
@@ -200,33 +198,21 @@ def _error_code(answer: dict[str, Any]) -> int:
 
 def _raise_error(answer: dict[str, Any], whom: str) -> None:
     error = answer.get("error")
+    if error and error.get("err_code") == _NOT_NOW:
+        raise NoAnswer(f"{whom}: {error.get('description')}; try again")
     if error:
         raise Unavailable(f"{whom}: {error.get('description')} ({error.get('err_code')})")
 
 
 def _state(answer: dict[str, Any]) -> StreamState:
     told = answer["state"]
-    epoch = (answer["config"].get("metadata") or {}).get(EPOCH, "")
-    return StreamState(epoch, told["first_seq"], told["last_seq"], told["messages"], told.get("num_subjects", 0))
-
-
-def _differences(wanted: dict[str, Any], actual: dict[str, Any]) -> list[str]:
-    """Where `actual` differs from what we want; what we do not name is the operator's own."""
-    return [
-        f"{name} is {actual.get(name)!r}, wanted {value!r}"
-        for name, value in wanted.items()
-        if not _same(value, actual.get(name))
-    ] + [f"{name} is set and must not be" for name in _FORBIDDEN if actual.get(name)]
-
-
-def _same(wanted: Any, actual: Any) -> bool:  # Any: members of a configuration
-    if isinstance(wanted, dict):
-        return isinstance(actual, dict) and all(_same(value, actual.get(name)) for name, value in wanted.items())
-    if isinstance(wanted, list):
-        return sorted(wanted) == sorted(actual or [])
-    # The server leaves out what is false.
-    return bool(wanted == actual) or (wanted is False and actual is None)
-
-
-_FORBIDDEN = ("subject_delete_marker_ttl", "sources", "mirror", "sealed")
-"""With a marker TTL the server forces rollups on; the others bring messages that nobody decided."""
+    metadata = answer["config"].get("metadata") or {}
+    return StreamState(
+        metadata.get(EPOCH, ""),
+        told["first_seq"],
+        told["last_seq"],
+        told["messages"],
+        told.get("num_subjects", 0),
+        codec.decode(metadata.get(HEALED, "[]").encode(), list[Healed]),
+        metadata.get(BEFORE, ""),
+    )

@@ -86,6 +86,7 @@ class Subjects:
         self.leases_stream = f"KV_{self.leases_bucket}"
         self.beacon = f"{self._root}.beacon"
         self.roll_call = f"{self._root}.rollcall"
+        self.peers = f"{self._root}.peers"
         self.list = f"{self._root}.list"
         self.since = f"{self._root}.since"
         self.info = f"{self._root}.info"
@@ -133,6 +134,10 @@ class Subjects:
     def rejected(self, key: str) -> str:
         """Where the leader tells everybody that a command was refused."""
         return f"{self._root}.rejected.{key}"
+
+    def operate(self, verb: str) -> str:
+        """Where operators ask the leader to do something."""
+        return f"{self._root}.operate.{verb}"
 
     def signs(self, key: str) -> str:
         """Where the leader tells that an agent begins or ends to be suspect, stuck or flapping."""

@@ -28,6 +28,7 @@ ASKED = (
     "list",
     "since",
     "info",
+    "operate.*",
 )
 """What agents may ask of the registry."""
 
@@ -96,7 +97,8 @@ def _system(key: str) -> dict[str, Any]:
         "exports": [
             {"stream": "$SYS.ACCOUNT.AGENTS.CONNECT", "accounts": ["REGISTRY"]},
             {"stream": "$SYS.ACCOUNT.AGENTS.DISCONNECT", "accounts": ["REGISTRY"]},
-            {"service": "$SYS.REQ.ACCOUNT.AGENTS.CONNZ", "accounts": ["REGISTRY"]},
+            # Each server of a cluster answers for its own connections.
+            {"service": "$SYS.REQ.ACCOUNT.AGENTS.CONNZ", "response_type": "stream", "accounts": ["REGISTRY"]},
         ],
     }
 
