@@ -1,6 +1,7 @@
 """What changes and agents look like as rows, and the statements that take a whole batch of them."""
 
 from collections.abc import Iterable, Sequence
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -47,12 +48,13 @@ INSERT_CHANGE = (
 )
 
 UPSERT_AGENT = (
-    "INSERT INTO agents (id, role, name, status, address, version, revision, kind, at, lost_at, record, last_seen)"
+    "INSERT INTO agents"
+    " (id, role, name, status, address, version, revision, kind, at, lost_at, record, last_seen, checksum)"
     # Without the WHERE, SQLite takes ON CONFLICT for a join.
-    f" SELECT {_cells(12)} FROM json_each(?) WHERE true"
+    f" SELECT {_cells(13)} FROM json_each(?) WHERE true"
     " ON CONFLICT (id) DO UPDATE SET role = excluded.role, name = excluded.name, status = excluded.status,"
     " address = excluded.address, version = excluded.version, revision = excluded.revision, kind = excluded.kind,"
-    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record,"
+    " at = excluded.at, lost_at = excluded.lost_at, record = excluded.record, checksum = excluded.checksum,"
     " last_seen = max(coalesce(excluded.last_seen, 0), coalesce(last_seen, 0))"
 )
 
@@ -63,7 +65,10 @@ SEE = (
 
 DELETE_AGENTS = "DELETE FROM agents WHERE id IN (SELECT value FROM json_each(?))"
 END_TOMBSTONES = "DELETE FROM tombstones WHERE id IN (SELECT value FROM json_each(?))"
-BURY = f"INSERT OR REPLACE INTO tombstones (id, role, revision, kind, at, record) SELECT {_cells(6)} FROM json_each(?)"
+BURY = (
+    "INSERT OR REPLACE INTO tombstones (id, role, revision, kind, at, record, checksum)"
+    f" SELECT {_cells(7)} FROM json_each(?)"
+)
 DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
 INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
 
@@ -112,10 +117,31 @@ def prepared(batch: Sequence[Folded]) -> Prepared:
     return Prepared(statements, last.epoch, last.revision)
 
 
+def whole(places: Sequence[Folded], epoch: str, revision: int) -> Prepared:
+    """The statements that fill an empty file with the places of a roll; how they came about is not told."""
+    cells = [
+        (UPSERT_AGENT, [agent_row(folded) for folded in places if folded.change.kind not in ENDINGS]),
+        (
+            INSERT_CAPABILITY,
+            [pair for folded in places if folded.change.kind not in ENDINGS for pair in new_capabilities(folded)],
+        ),
+        (BURY, [grave_row(folded) for folded in places if folded.change.kind in ENDINGS]),
+    ]
+    return Prepared([(statement, codec.encode(some).decode()) for statement, some in cells if some], epoch, revision)
+
+
 def grave_row(folded: Folded) -> tuple[object, ...]:
     """A tombstone, for `BURY`."""
     change = folded.change
-    return (change.id, change.role, change.revision, change.kind, change.at, folded.data.decode())
+    return (
+        change.id,
+        change.role,
+        change.revision,
+        change.kind,
+        change.at,
+        folded.data.decode(),
+        checksum(change.kind, change.revision, change.at, folded.data),
+    )
 
 
 def change_row(folded: Folded) -> tuple[object, ...]:
@@ -153,6 +179,7 @@ def agent_row(folded: Folded) -> tuple[object, ...]:
         folded.data.decode(),
         # A registration is a sign of life; what else is heard is stored by `see`.
         instant(record.updated_at) if change.kind is ChangeKind.REGISTERED else None,
+        checksum(change.kind, change.revision, change.at, folded.data),
     )
 
 
@@ -175,6 +202,11 @@ def new_capabilities(folded: Folded) -> Iterable[tuple[str, str]]:
     """What an agent can do now, as pairs with its id; nothing when that did not change."""
     before, after = _capabilities(_standing_before(folded)), folded.change.record.capabilities
     return [(name, folded.change.id) for name in after] if before != after else []
+
+
+def checksum(kind: str, revision: int, at: Milliseconds, record: bytes) -> int:
+    """What tells a place from one in which the disk turned a bit."""
+    return crc32(record, crc32(f"{kind} {revision} {at} ".encode()))
 
 
 def place(kind: str, revision: int, at: Milliseconds, record: bytes) -> Place:

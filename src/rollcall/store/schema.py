@@ -7,7 +7,7 @@ import sqlite_utils
 
 from rollcall.core.errors import Misconfigured
 
-VERSION = 1
+VERSION = 2
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -66,4 +66,10 @@ def _first(database: sqlite_utils.Database) -> None:
     )
 
 
-_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first]
+def _second(database: sqlite_utils.Database) -> None:
+    """A checksum beside each place; rows of before have none and are not checked."""
+    for table in ("agents", "tombstones"):
+        database.table(table).add_column("checksum", int)
+
+
+_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first, _second]
