@@ -6,7 +6,7 @@ revision, never gets an older one.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from msgspec import Struct
 from rollcall.bus.subjects import text, token
 from rollcall.core import codec
 from rollcall.core.errors import Invalid
+from rollcall.core.guard import Guarding
 from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.query import By, Query, check, mismatch
 from rollcall.core.records import Place
@@ -76,8 +77,9 @@ class Reply:
 class Answers:
     """What this worker answers. `room` is how many bytes one reply may have."""
 
-    def __init__(self, roster: Roster, *, worker: str, room: int) -> None:
+    def __init__(self, roster: Roster, *, worker: str, room: int, guard: Callable[[], Guarding | None]) -> None:
         self._roster = roster
+        self._guard = guard
         self._worker = worker
         self._room = room
         self._ready: dict[str, dict[bytes, Ready]] = {}
@@ -148,7 +150,7 @@ class Answers:
             "epoch": self._roster.epoch,
             "revision": self._roster.revision,
             "worker": self._worker,
-            "guard": None,
+            "guard": self._guard(),
         }
 
     def _keep(self, role: str, question: bytes, ready: Ready) -> None:

@@ -11,7 +11,8 @@ from nats.aio.msg import Msg
 from rollcall.bus.subjects import Subjects
 from rollcall.core import limits
 from rollcall.core.errors import Invalid, NotFound, RollcallError
-from rollcall.core.leases import Lease
+from rollcall.core.instants import Seconds
+from rollcall.core.lease import Lease
 from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.records import Beat
 from rollcall.worker.roster import Roster
@@ -27,10 +28,9 @@ _beats = msgspec.json.Decoder(list[tuple[str, int]])
 
 
 class Hearing(Struct, frozen=True):
-    """What the leader does about beats that need it: of a lost agent, of a suspect or stuck one, of nobody."""
+    """What the leader does about beats that need it: of a lost, suspect or stuck agent, and of nobody."""
 
-    again: Callable[[str, Lease], Awaitable[None]]
-    sign: Callable[[str, Lease], Awaitable[None]]
+    attend: Callable[[str, Lease], Awaitable[None]]
     refused: Callable[[str, RollcallError], Awaitable[None]]
 
 
@@ -45,6 +45,8 @@ class Beats:
         self._many = len(subjects.heartbeats(""))
         self.hearing: Hearing | None = None
         self.count = 0
+        self._nonsense = 0
+        self._complained_at: Seconds = 0.0
 
     async def listen(self) -> None:
         """Subscribes; the connection keeps the subscriptions over reconnects."""
@@ -85,7 +87,7 @@ class Beats:
         try:
             pairs = _beats.decode(message.data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            log.warning("combined beat cannot be read", host=host, error=str(error))
+            self._complain(host, error)
             return
         self.count += len(pairs)
         leases, clock = self._roster.leases, self._roster.clock
@@ -100,6 +102,14 @@ class Beats:
             if self.hearing is not None and (lease is None or lease.lost or lease.told):
                 await self._attend(key, lease)
 
+    def _complain(self, host: str, error: Exception) -> None:
+        """Once a second: whoever floods with nonsense must not fill the log, nor take our time."""
+        now = self._roster.clock.now()
+        self._nonsense += 1
+        if now - self._complained_at >= 1:
+            log.warning("combined beats cannot be read", host=host, error=str(error), so_far=self._nonsense)
+            self._complained_at = now
+
     async def _attend(self, key: str, lease: Lease | None) -> None:
         assert self.hearing is not None
         if lease is None:
@@ -109,10 +119,8 @@ class Beats:
                     f"a beat for {key} renewed nothing: no such agent, another life, or another host's; register it"
                 ),
             )
-        elif lease.lost:
-            await self.hearing.again(key, lease)
         else:
-            await self.hearing.sign(key, lease)
+            await self.hearing.attend(key, lease)
 
 
 def _read(data: bytes) -> Beat:

@@ -1,18 +1,22 @@
-"""Hello: an agent asks on every new connection whether it is known, and the leader answers."""
+"""Hello: an agent asks on every new connection, and once a minute, whether it is known; the leader answers.
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+Every worker listens: the connection that a hello came by speaks for the agent, whoever leads next.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from rollcall.bus import headers as h
-from rollcall.bus.connection import release
+from rollcall.bus.connection import answering, refuse
 from rollcall.bus.subjects import Subjects, names
 from rollcall.core import codec
 from rollcall.core.errors import RollcallError
+from rollcall.core.records import Place
 from rollcall.worker.roster import Roster
+from rollcall.worker.witness import Witness
 
 
 class Hello(Struct, frozen=True):
@@ -31,39 +35,42 @@ class Greeted(Struct, frozen=True):
 
 
 class Greeting:
-    """Answers hellos while it is open."""
+    """Hears hellos while it is open; `leads` says whether they are to be answered."""
 
-    def __init__(self, client: Client, subjects: Subjects, roster: Roster) -> None:
+    def __init__(
+        self, client: Client, subjects: Subjects, roster: Roster, witness: Witness, *, leads: Callable[[], bool]
+    ) -> None:
         self._client = client
         self._subjects = subjects
         self._roster = roster
+        self._witness = witness
+        self._leads = leads
 
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
-        """Answers until the block ends; what was asked by then is still answered."""
-        subscription = await self._client.subscribe(self._subjects.hello("*.*"), cb=self._on_hello)
-        try:
-            yield
-        finally:
-            if self._client.is_connected:
-                await release(self._client, subscription)
-                await subscription.unsubscribe()
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Hears until the block ends; what was asked by then is still answered."""
+        return answering(self._client, self._subjects.hello("*.*"), self._on_hello)
 
     async def _on_hello(self, message: Msg) -> None:
+        key_ = ".".join(message.subject.split(".")[3:])
         try:
-            role, id = names(".".join(message.subject.split(".")[3:]))
+            role, id = names(key_)
             hello = codec.decode(message.data, Hello) if message.data else Hello()
         except RollcallError as error:
-            headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
-            await self._client.publish(message.reply, codec.encode_error(error), headers=headers)
+            if self._leads():
+                await refuse(self._client, message, error)
             return
-        # Not message.respond: that sends the question's headers back, and with them who asked.
-        await self._client.publish(message.reply, codec.encode(self._greeted(role, id, hello.incarnation)))
-
-    def _greeted(self, role: str, id: str, incarnation: int) -> Greeted:
         place = self._roster.standing(id)
+        if place is not None and place.record.role != role:
+            place = None
+        if place is not None and hello.incarnation in (0, place.record.incarnation):
+            await self._witness.greeted(key_, place.record.host, message)
+        if self._leads() and message.reply:
+            # Not message.respond: that sends the question's headers back, and with them who asked.
+            await self._client.publish(message.reply, codec.encode(self._greeted(place, hello.incarnation)))
+
+    def _greeted(self, place: Place | None, incarnation: int) -> Greeted:
         epoch, revision = self._roster.epoch, self._roster.revision
-        if place is None or place.record.role != role:
+        if place is None:
             return Greeted(False, False, epoch, revision)
         held = place.record.incarnation
         return Greeted(incarnation in (0, held), 0 < incarnation < held, epoch, revision)

@@ -1,10 +1,15 @@
 """The leader's judgement of life: who is suspect, who is lost, who is back.
 
+::
+
+    beats missed ──▶ suspect, asked ──▶ lease over ──┐
+                                                      ├─▶ guard: silence of very many is not believed ─▶ lost
+    last connection ended ──▶ suspect ──▶ grace over ┘   (closed connections are)
+
 *Lost* rests on hearing, not on the roll, so it is said only while the leader lease is fresh and this process heard
-everything: a sweep that came late gives every lease what was missed and judges nobody.
+everything (`Vigil`).
 """
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -15,16 +20,20 @@ from rollcall.bus.subjects import Subjects, names
 from rollcall.core import codec
 from rollcall.core.commands import Lose, Recover
 from rollcall.core.errors import RollcallError
+from rollcall.core.guard import Guard
 from rollcall.core.instants import Seconds, timestamp
-from rollcall.core.leases import Lease, Stage
+from rollcall.core.lease import Lease, Stage
 from rollcall.core.liveness import liveness
-from rollcall.core.records import Liveness
+from rollcall.core.records import BEATING, DEFAULT_TTL, Liveness
+from rollcall.worker.inquiry import Inquiry
 from rollcall.worker.lead import Lead
 from rollcall.worker.roster import Roster
 
-SWEEP_EVERY: Seconds = 0.1
-LAG: Seconds = 0.5
-"""A sweep later than this by itself means that beats may wait unheard."""
+ANSWER_WITHIN: Seconds = 0.2
+"""How long an agent that was never asked before may take to answer when its lease is over already."""
+
+LOST_AT_MOST_EVERY: Seconds = 1.0
+"""An agent that comes and goes is not called lost more often."""
 
 REFUSALS_PER_SECOND = 100
 
@@ -32,52 +41,88 @@ log = structlog.get_logger(__name__)
 
 
 class Judge:
-    """Judges while this worker leads; `fresh` says whether its lease may be relied on at this moment."""
+    """Judges while this worker leads; `fresh` says whether its lease may be relied on at this moment.
+
+    `grace` is how long an agent may be without a connection; `wake` asks for a sweep at once.
+    """
 
     def __init__(
-        self, client: Client, subjects: Subjects, roster: Roster, lead: Lead, *, fresh: Callable[[], bool]
+        self,
+        client: Client,
+        subjects: Subjects,
+        roster: Roster,
+        lead: Lead,
+        *,
+        guard: Guard,
+        inquiry: Inquiry,
+        grace: Seconds,
+        fresh: Callable[[], bool],
+        wake: Callable[[], None],
     ) -> None:
         self._client = client
         self._subjects = subjects
         self._roster = roster
         self._lead = lead
+        self._guard = guard
+        self._inquiry = inquiry
+        self._grace = grace
         self._fresh = fresh
+        self._wake = wake
         self._refused: set[str] = set()
         self._refused_since: Seconds = 0.0
 
-    async def sweep(self) -> None:
-        """Looks for leases that are due, until cancelled."""
-        clock = self._roster.clock
-        last = clock.now()
-        while True:
-            await asyncio.sleep(SWEEP_EVERY)
-            now = clock.now()
-            late, last = now - last - SWEEP_EVERY, now
-            if late > LAG:
-                log.warning("this worker stood still; every lease gets what was missed", seconds=round(late, 3))
-                self._roster.leases.extend(late)
-            elif self._fresh():
-                await self._judge(now)
+    def next_due(self) -> Seconds | None:
+        """When somebody may be due next."""
+        return self._roster.leases.next_due(self._grace)
 
-    async def again(self, key: str, lease: Lease) -> None:
-        """A lost agent beats: it is live again."""
-        role, id = names(key)
-        lease.told = ""
-        await self._lead.observe(Recover(role=role, id=id))
+    async def sweep(self, now: Seconds) -> None:
+        """Judges whoever is due."""
+        if not self._fresh():
+            return
+        due: list[tuple[str, Lease]] = []
+        for key, lease, stage in self._roster.leases.due(now):
+            if stage is Stage.FRESH:
+                await self.sign(key, lease)
+                await self._ask(key, lease, now)
+            elif await self._had_his_say(key, lease, now):
+                due.append((key, lease))
+        over = {key for key, _ in due}
+        due += [one for one in self._roster.leases.vanished(now - self._grace) if one[0] not in over]
+        if due or self._guard.active:
+            self._weigh(now, [lease for _, lease in due])
+        for key, lease in due:
+            if self._guard.holds(now, lease):
+                await self._ask(key, lease, now)
+            else:
+                await self._lose(key, lease, now)
+
+    async def attend(self, key: str, lease: Lease) -> None:
+        """There is news of an agent: of a lost one, or one that is more or less to be believed than was told."""
+        if not lease.lost:
+            await self.sign(key, lease)
+        else:
+            role, id = names(key)
+            # What follows the word that it is back is told as a sign.
+            lease.told = Liveness.LOST
+            await self._lead.observe(Recover(role=role, id=id))
 
     async def sign(self, key: str, lease: Lease) -> None:
-        """Tells when an agent begins or ends to be suspect or stuck."""
+        """Tells when an agent begins or ends to be suspect, stuck or flapping."""
         _, id = names(key)
         place = self._roster.standing(id)
-        if place is None:
+        if place is None or place.record.lost_at is not None:
             return
-        believed = liveness(place.record, lease, self._roster.clock.now())
-        if believed == (lease.told or Liveness.LIVE):
+        if lease.gone_at is not None:
+            self._wake()
+        now = self._roster.clock.now()
+        believed, flapping = liveness(place.record, lease, now), lease.flapping(now)
+        told = f"{believed} flapping" if flapping else "" if believed is Liveness.LIVE else str(believed)
+        if told == lease.told:
             return
-        lease.told = "" if believed is Liveness.LIVE else believed
+        lease.told = told
         seen = timestamp(lease.seen_at) if lease.seen_at is not None else None
-        body = codec.encode({"liveness": believed, "last_seen": seen, "revision": place.revision})
-        await self._client.publish(self._subjects.signs(key), body)
+        body = {"liveness": believed, "last_seen": seen, "revision": place.revision, "flapping": flapping}
+        await self._client.publish(self._subjects.signs(key), codec.encode(body))
 
     async def refused(self, key: str, error: RollcallError) -> None:
         """Tells that a beat renewed nothing: once a second for an agent, and not more often than bounds allow."""
@@ -96,10 +141,53 @@ class Judge:
         headers = {h.ERROR_CODE: str(error.status), h.ERROR: error.code}
         await self._client.publish(self._subjects.rejected(key), body, headers=headers)
 
-    async def _judge(self, now: Seconds) -> None:
-        for key, lease, stage in self._roster.leases.due(now):
-            if stage is Stage.FRESH:
-                await self.sign(key, lease)
-            else:
-                role, id = names(key)
-                await self._lead.observe(Lose(role=role, id=id, reason=f"no heartbeat for {now - lease.at:.1f} s"))
+    async def _ask(self, key: str, lease: Lease, now: Seconds) -> None:
+        """Not while we are blind: whoever lost the bus with us listens again a little later."""
+        if not self._guard.is_blind(now):
+            await self._inquiry.ask(key, lease, now)
+
+    async def _had_his_say(self, key: str, lease: Lease, now: Seconds) -> bool:
+        """Whether the agent was asked, and had the time to answer."""
+        if lease.doubt is None or lease.doubt.asked_at is None:
+            await self._ask(key, lease, now)
+            return False
+        return lease.doubt.proves or now - lease.doubt.asked_at >= ANSWER_WITHIN
+
+    def _weigh(self, now: Seconds, due: list[Lease]) -> None:
+        was, silent = self._guard.active, list(self._roster.leases.silent())
+        self._guard.weigh(
+            now,
+            silent=len(silent),
+            believed=self._roster.leases.believed(),
+            ttl=max((lease.ttl or DEFAULT_TTL for lease in due), default=0.0),
+        )
+        over = (lease for lease in silent if lease.ends_at is None or lease.ends_at <= now)
+        self._guard.held = sum(1 for lease in over if self._guard.holds(now, lease))
+        if self._guard.active != was:
+            said = self._guard.says(now, self._roster.clock.wall())
+            log.warning("the guard holds" if said else "the guard rests", why=said.why if said else "")
+
+    async def _lose(self, key: str, lease: Lease, now: Seconds) -> None:
+        # When very many are due this is some time after the look: who was heard since is due no more.
+        heard = lease.gone_at is None and (lease.ends_at is None or lease.ends_at > now)
+        if heard or not self._fresh() or (lease.flaps and now - lease.flaps[-1] < LOST_AT_MOST_EVERY):
+            return
+        role, id = names(key)
+        place = self._roster.standing(id)
+        if place is None or place.record.status not in BEATING:
+            self._roster.leases.return_(key)
+            return
+        taken = await self._lead.observe(Lose(role=role, id=id, reason=_why(lease, now)))
+        if taken and not (lease.doubt is not None and lease.doubt.proves):
+            self._guard.lost(now)
+
+
+def _why(lease: Lease, now: Seconds) -> str:
+    silence = f"no heartbeat for {now - lease.at:.1f} s"
+    doubt = lease.doubt
+    if doubt is None:
+        return silence
+    if doubt.gone_at is not None:
+        how = "its connection closed" if doubt.closed else "the server gave up its connection"
+        return f"{how} and it did not come back within {now - doubt.gone_at:.1f} s"
+    return f"{silence}, and nobody listens where it is asked" if doubt.deaf else f"{silence}, nor an answer"

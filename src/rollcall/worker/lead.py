@@ -11,7 +11,7 @@ A second command for an id waits until the record of the first is folded.
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import structlog
@@ -25,16 +25,20 @@ from rollcall.core import codec
 from rollcall.core.commands import Command, Observed, Recover, Register, Update
 from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
 from rollcall.core.errors import Busy, Conflict, RollcallError
-from rollcall.core.instants import Seconds, instant
+from rollcall.core.instants import Milliseconds, Seconds
+from rollcall.core.lease import Lease
 from rollcall.core.records import Cause, Change, ChangeKind, Place
 from rollcall.store.rows import Folded
 from rollcall.worker.commit import Committer
-from rollcall.worker.ledger import Ledger
+from rollcall.worker.ledger import Ledger, Settled
 from rollcall.worker.outcomes import UNCHANGED, Outcomes
 from rollcall.worker.roster import Roster
 
 MAX_OPEN = 10_000
 """Commands taken and not settled; beyond it the inbox waits on the server."""
+
+MOST_OF_ONE = 256
+"""Commands of one agent that wait for each other: whoever floods is told so, and nobody else waits for it."""
 
 RETRY: Seconds = 0.05
 
@@ -47,10 +51,12 @@ class Pending(Struct, gc=False):
     command: Command
     asking: Asking | None = None
     cause: Cause | None = None
+    stored_at: Milliseconds = 0
     kind: ChangeKind | None = None
     expected: int | None = None
     on_nothing: bool = False
     folded: bool = False
+    observed_at: Seconds = 0.0
 
 
 class Bounds(Struct, frozen=True):
@@ -72,9 +78,9 @@ class Lead:
         *,
         bounds: Bounds,
         folded_to: Callable[[int], Awaitable[None]],
-        inbox_epoch: str,
-        settled: int,
-        replay_until: int,
+        look: Callable[[], Awaitable[None]],
+        start: Settled,
+        replay_until: Mapping[str, int],
     ) -> None:
         self._roll = roll
         self._roster = roster
@@ -82,10 +88,13 @@ class Lead:
         self._outcomes = outcomes
         self._bounds = bounds
         self._folded_to = folded_to
-        self._inbox_epoch = inbox_epoch
+        self._look = look
+        self._start = start
         self._replay_until = replay_until
-        self._ledger = Ledger(settled)
+        self._ledger = Ledger(start.seq)
         self._busy: dict[str, deque[Pending]] = {}
+        # New agents on their way to the roll, with their roles: bounds count them, too.
+        self._joining: dict[str, str] = {}
         self._unsafe: defaultdict[int, list[tuple[Pending, ChangeKind | str]]] = defaultdict(list)
         self._refusals: deque[tuple[Asking, RollcallError]] = deque()
         self._room = asyncio.Event()
@@ -110,18 +119,21 @@ class Lead:
                 for stored in batch:
                     await self._take_one(stored)
 
-    async def observe(self, command: Observed) -> None:
-        """Decides a command of the registry itself.
+    async def observe(self, command: Observed) -> bool:
+        """Decides a command of the registry itself; False when it was passed over.
 
         While the agent is busy with another one, being lost is passed over: it will be seen again. Being heard waits
         its turn, for it may not be heard twice.
         """
         waiting = self._busy.get(command.id)
         if waiting is None:
-            self._busy[command.id] = deque((Pending(command),))
+            self._busy[command.id] = deque((Pending(command, observed_at=self._roster.clock.now()),))
             await self._advance(command.id)
-        elif isinstance(command, Recover) and not any(isinstance(one.command, Recover) for one in waiting):
+            return True
+        if isinstance(command, Recover) and not any(isinstance(one.command, Recover) for one in waiting):
             waiting.append(Pending(command))
+            return True
+        return False
 
     async def on_fold(self, change: Change) -> None:
         """A change is in memory: its command is done but for the disk, and the next one of that id may go."""
@@ -130,11 +142,12 @@ class Lead:
             return
         pending = waiting[0]
         pending.folded = True
+        self._joining.pop(change.id, None)
         self._unsafe[change.revision].append((pending, change.kind))
         if change.kind is ChangeKind.UPDATED and _is_sign_of_life(pending.command):
             await self._outcomes.alive(change.record)
         waiting.popleft()
-        if change.kind is ChangeKind.LOST and self._heard_since(change):
+        if change.kind is ChangeKind.LOST and _heard_since(self._roster.lease(change.record), pending.observed_at):
             waiting.append(Pending(Recover(role=change.role, id=change.id)))
         await self._advance(change.id)
 
@@ -156,23 +169,19 @@ class Lead:
         if not self._refusals:
             self.has_refusals.clear()
 
-    def _heard_since(self, change: Change) -> bool:
-        """Whether a beat came between the decision that the agent is lost and this moment: fresh evidence wins."""
-        seen_at = self._roster.lease(change.record).seen_at
-        assert change.record.lost_at is not None
-        return seen_at is not None and seen_at >= instant(change.record.lost_at)
-
     async def _take_one(self, stored: Stored) -> None:
         self._ledger.take(stored.seq)
         who = asking(stored)
         try:
-            command = read_command(stored, self._inbox_epoch)
+            command = read_command(stored, *self._start.origin(stored.at))
         except RollcallError as error:
             self._refuse(who, error)
             return
-        pending = Pending(command, who, command.cause)
+        pending = Pending(command, who, command.cause, stored.at)
         waiting = self._busy.get(command.id)
-        if waiting is not None:
+        if waiting is not None and len(waiting) >= MOST_OF_ONE:
+            self._refuse(who, Busy(f"{len(waiting)} commands of {command.role} {command.id!r} wait already; slow down"))
+        elif waiting is not None:
             waiting.append(pending)
         else:
             self._busy[command.id] = deque((pending,))
@@ -192,10 +201,11 @@ class Lead:
 
     async def _step(self, pending: Pending) -> bool:
         """Decides a command on what is folded now; True when what follows from it is on its way to the roll."""
-        if pending.asking is not None and pending.asking.seq <= self._replay_until and await self._replayed(pending):
+        if await self._replayed(pending):
             return False
         place = None if pending.on_nothing else self._roster.place(pending.command.id)
-        outcome = decide(place, pending.command, now=self._roster.clock.wall())
+        self._joining.pop(pending.command.id, None)
+        outcome = decide(place, pending.command, now=self._roster.clock.wall(), disconnected=self._disconnected(place))
         try:
             match outcome:
                 case Accepted():
@@ -210,6 +220,9 @@ class Lead:
             if pending.asking is not None:
                 self._refuse(pending.asking, error)
         return False
+
+    def _disconnected(self, place: Place | None) -> bool:
+        return place is not None and not place.gone and self._roster.lease(place.record).gone_at is not None
 
     async def _write(self, pending: Pending, accepted: Accepted, place: Place | None) -> None:
         pending.kind = accepted.kind
@@ -231,6 +244,10 @@ class Lead:
         place = self._roster.place(pending.command.id)
         stands = ack.stands if isinstance(ack, Refused) else None
         log.debug("decide again", id=pending.command.id, ack=repr(ack))
+        if stands is not None and place is not None and not place.gone and stands < place.revision:
+            # Somebody took a living agent out of the roll: it is looked at, and this term ends if it has to be healed.
+            await self._look()
+            await asyncio.sleep(RETRY)
         if stands is not None and stands < (place.revision if place is not None else 1):
             # The tombstone that we still remember has ended.
             self._roster.forget(pending.command.id)
@@ -251,16 +268,20 @@ class Lead:
         await self._folded_to(end)
 
     async def _replayed(self, pending: Pending) -> bool:
-        """Whether an earlier leader settled this command; then it is answered from what it made, or refused."""
-        assert pending.asking is not None and pending.cause is not None
-        made = await self._committer.call(self._committer.snapshot.caused, pending.cause)
-        if made is not None:
+        """Whether an earlier leader settled this command; then it is answered from what it made, or refused.
+
+        What was stored before the command was is not of its making, whatever the numbers say.
+        """
+        mine = pending.cause
+        if pending.asking is None or mine is None or mine.seq > self._replay_until.get(mine.inbox_epoch, 0):
+            return False
+        made = await self._committer.call(self._committer.snapshot.caused, mine)
+        if made is not None and made.at >= pending.stored_at:
             place = Place(made.record, made.revision, made.kind, made.at)
             await self._answer(pending, self._current(place), made.kind)
             return True
         standing = self._roster.place(pending.command.id)
-        cause = standing.record.cause if standing is not None else None
-        if cause is not None and cause.inbox_epoch == self._inbox_epoch and cause.seq >= pending.cause.seq:
+        if standing is not None and standing.at >= pending.stored_at and _settled_after(standing.record.cause, mine):
             whom = f"{pending.command.role} {pending.command.id!r}"
             self._refuse(
                 pending.asking, Conflict(f"a later command of {whom} is settled already; read it and try again")
@@ -302,12 +323,32 @@ class Lead:
     def _check_bounds(self, place: Place | None, accepted: Accepted) -> None:
         if accepted.kind is not ChangeKind.REGISTERED or (place is not None and not place.gone):
             return
-        if len(self._roster) >= self._bounds.agents:
+        agents = len(self._roster) + len(self._joining)
+        if agents >= self._bounds.agents:
+            raise Busy(f"the realm holds {agents} agents, its bound; deregister some or raise ROLLCALL_MAX_AGENTS")
+        if place is None and self._roster.tombstones >= self._bounds.agents:
             raise Busy(
-                f"the realm holds {len(self._roster)} agents, its bound; deregister some or raise ROLLCALL_MAX_AGENTS"
+                f"the realm remembers {self._roster.tombstones} agents that left, its bound; use ids again, wait until "
+                "tombstones end, or raise ROLLCALL_MAX_AGENTS"
             )
-        if accepted.record.role not in self._roster.roles and len(self._roster.roles) >= self._bounds.roles:
-            raise Busy(f"the realm holds {len(self._roster.roles)} roles, its bound; use an existing role")
+        role, roles = accepted.record.role, self._roster.roles
+        if role not in roles and len(roles) + len({new for new in self._joining.values() if new not in roles}) >= (
+            self._bounds.roles
+        ):
+            raise Busy(f"the realm holds {self._bounds.roles} roles, its bound; use an existing role")
+        self._joining[accepted.record.id] = role
+
+
+def _heard_since(lease: Lease, decided_at: Seconds) -> bool:
+    """Whether a beat or a hello came between the decision that the agent is lost and now: fresh evidence wins.
+
+    Whoever is lost is doubted, and any sign of life ends doubt.
+    """
+    return lease.doubt is None or lease.at > decided_at
+
+
+def _settled_after(cause: Cause | None, mine: Cause) -> bool:
+    return cause is not None and cause.inbox_epoch == mine.inbox_epoch and cause.seq >= mine.seq
 
 
 def _is_sign_of_life(command: Command) -> bool:

@@ -1,7 +1,6 @@
 """Standing for the leader lease, and one term after the other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec import Struct
@@ -15,19 +14,33 @@ from rollcall.bus.roll import Roll
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec
 from rollcall.core.errors import Unavailable
+from rollcall.core.guard import Guard
+from rollcall.core.healing import Standing, Verdict
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Change
 from rollcall.store.rows import Folded
 from rollcall.worker.beacon import Beacon
 from rollcall.worker.beats import Beats, Hearing
+from rollcall.worker.calling import Calling
 from rollcall.worker.commit import Committer
-from rollcall.worker.greeting import Greeting
+from rollcall.worker.folding import Folding
+from rollcall.worker.forgetting import Forgetting
+from rollcall.worker.ground import Ground
+from rollcall.worker.healer import Healer
+from rollcall.worker.inquiry import Inquiry
 from rollcall.worker.judge import Judge
 from rollcall.worker.lead import Bounds, Lead
+from rollcall.worker.operating import Operating
 from rollcall.worker.outcomes import Outcomes
+from rollcall.worker.peers import Peers
 from rollcall.worker.position import LostLease, Position
 from rollcall.worker.roster import Roster
 from rollcall.worker.settings import WorkerSettings
+from rollcall.worker.vigil import Vigil
+from rollcall.worker.witness import Witness
+
+GIVE_WAY: Seconds = 3.0
+"""How long a worker that knows less leaves the lease to one that knows more."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +63,11 @@ class Leadership:
         roster: Roster,
         committer: Committer,
         beats: Beats,
-        folded_to: Callable[[int], Awaitable[None]],
+        witness: Witness,
+        vigil: Vigil,
+        guard: Guard,
+        folding: Folding,
+        ground: Ground,
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -58,7 +75,21 @@ class Leadership:
         self._roster = roster
         self._committer = committer
         self._beats = beats
-        self._folded_to = folded_to
+        self._witness = witness
+        self._vigil = vigil
+        self._guard = guard
+        self._folding = folding
+        self._ground = ground
+        self._healer = Healer(
+            client,
+            subjects,
+            roster,
+            replicas=settings.replicas,
+            tombstone_ttl=settings.tombstone_ttl,
+            standing=lambda: folding.standing,
+        )
+        self.peers = Peers(client, subjects, standing=lambda: folding.standing, give_way=self._give_way)
+        self._given_way_until: Seconds = 0.0
         self._lease = LeaseKey(client, subjects, "leader", ttl=TTL)
         self._position = Position(client, subjects)
         self._renewed_at: Seconds = 0.0
@@ -70,16 +101,17 @@ class Leadership:
     async def run(self) -> None:
         """Stands for the lease, leads while it holds, and stands again; ends only by cancellation."""
         while not self._stopping:
-            if await self._won():
+            if await self._may_stand() and await self._won():
                 log.info("leads", worker=self._settings.name, realm=self._subjects.realm)
                 try:
                     await self._term()
                 except* LostLease as lost:
-                    log.warning("no longer leads", worker=self._settings.name, why=str(lost.exceptions[0]))
+                    log.warning("no longer leads", worker=self._settings.name, why=_reason(lost))
                 except* Unavailable as away:
-                    log.warning("no longer leads", worker=self._settings.name, why=str(away.exceptions[0]))
+                    log.warning("no longer leads", worker=self._settings.name, why=_reason(away))
+                self.leader = ""
                 forget_cancellation()
-            await asyncio.sleep(RENEW_EVERY)
+            await self._ground.news(within=RENEW_EVERY)
 
     def stop(self) -> None:
         """Called before the task is cancelled: a task group in which something failed may forget a cancellation."""
@@ -95,6 +127,27 @@ class Leadership:
         if self.lead is not None:
             await self.lead.on_durable(batch)
 
+    def _give_way(self, to: Standing) -> None:
+        log.warning("gives way to a worker that knows more", worker=to.worker, revision=to.revision)
+        self._given_way_until = self._roster.clock.now() + GIVE_WAY
+        self._ground.shake(f"worker {to.worker} knows this roll up to {to.revision}")
+        self._ground.settle()
+
+    async def _may_stand(self) -> bool:
+        """Whoever follows a sound roll may; one that must be made anew is for the worker that knows most."""
+        if self._committer.trouble or self._roster.clock.now() < self._given_way_until:
+            return False
+        if self._ground.firm.is_set():
+            return True
+        if not self._ground.shaken.is_set():
+            return False
+        try:
+            what, _, _ = await self._folding.look()
+            return what is Verdict.UNSOUND and await self.peers.most_advanced() == self._folding.standing
+        except Unavailable as error:
+            log.debug("the roll cannot be looked at", error=str(error))
+            return False
+
     async def _won(self) -> bool:
         try:
             self._lease.revision = 0
@@ -103,6 +156,7 @@ class Leadership:
             held = await self._lease.read()
         except Unavailable as error:
             log.debug("cannot stand for the lease", error=str(error))
+            await self._make_what_is_missing()
             return False
         self.leader = codec.decode(held, Holder).worker if held else ""
         return False
@@ -120,9 +174,22 @@ class Leadership:
         async with asyncio.TaskGroup() as tasks:
             # The lease is renewed from the first moment: catching up may take longer than it lasts.
             keeping = tasks.create_task(self._keep(), name="leader: renew")
-            start = await self._position.start(self._roster.clock.wall())
+            await self._stand_firm()
+            conditions = [
+                keeping,
+                tasks.create_task(self._while_firm(), name="leader: while the roll is sound"),
+                tasks.create_task(self._while_healthy(), name="leader: while the disk takes changes"),
+            ]
             await self._catch_up()
-            replay_until = await self._committer.call(self._committer.snapshot.highest_cause, start.inbox_epoch)
+            start = await self._position.start(
+                self._roster.clock.wall(),
+                known=self._folding.standing,
+                healings=self._roster.healings,
+                last=self._last,
+                registered=max((place.record.registered_seq for place in self._roster.agents()), default=0),
+            )
+            inboxes = {start.inbox_epoch, *([start.past.inbox_epoch] if start.past is not None else [])}
+            replay_until = {inbox: await self._last(inbox) for inbox in inboxes}
             roll = Roll(self._client, self._subjects, tombstone_ttl=self._settings.tombstone_ttl)
             async with roll.opened():
                 self.lead = Lead(
@@ -131,32 +198,56 @@ class Leadership:
                     self._committer,
                     Outcomes(self._client, self._subjects, self._roster),
                     bounds=Bounds(self._settings.max_agents, self._settings.max_roles),
-                    folded_to=self._folded_to,
-                    inbox_epoch=start.inbox_epoch,
-                    settled=start.seq,
+                    folded_to=self._folding.reached,
+                    look=self._folding.check,
+                    start=start,
                     replay_until=replay_until,
                 )
-                judge = Judge(self._client, self._subjects, self._roster, self.lead, fresh=self._fresh)
-                self._beats.hearing = Hearing(judge.again, judge.sign, judge.refused)
                 try:
-                    async with Greeting(self._client, self._subjects, self._roster).opened():
-                        await self._lead(self.lead, judge, start.seq)
+                    async with Inquiry(self._client, self._subjects, self._roster.leases).opened() as inquiry:
+                        await self._lead(self.lead, inquiry, start.seq)
                 finally:
-                    self._beats.hearing = None
+                    self._beats.hearing = self._witness.sign = self._vigil.judge = None
                     lead, self.lead = self.lead, None
                     # A renewal after the lease was given back would look like a lost one.
-                    keeping.cancel()
+                    for condition in conditions:
+                        condition.cancel()
                     await self._resign(lead)
 
-    async def _lead(self, lead: Lead, judge: Judge, start: int) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            follower = Follower(self._client, self._subjects.inbox_stream, start)
-            beacon = Beacon(self._client, self._subjects, self._roster, lead, leader=self._settings.name)
+    async def _lead(self, lead: Lead, inquiry: Inquiry, start: int) -> None:
+        client, subjects, roster = self._client, self._subjects, self._roster
+        calling = Calling(client, subjects, roster, self._witness)
+        operating = Operating(client, subjects, roster, guard=self._guard, calling=calling)
+        async with operating.opened(), asyncio.TaskGroup() as tasks:
+            self._judge(lead, inquiry)
+            follower = Follower(client, subjects.inbox_stream, start)
+            beacon = Beacon(client, subjects, roster, lead, leader=self._settings.name, guard=self._guard)
+            forgetting = Forgetting(roster, lead, after=self._settings.forget_after)
             tasks.create_task(lead.take(follower), name="leader: take")
             tasks.create_task(self._position.keep(lead), name="leader: position")
             tasks.create_task(self._position.purge(), name="leader: purge the inbox")
-            tasks.create_task(judge.sweep(), name="leader: sweep")
             tasks.create_task(beacon.shine(), name="leader: beacon")
+            tasks.create_task(forgetting.run(), name="leader: forget")
+            # What a standby could not bind, because it heard of agents later than of their connections.
+            tasks.create_task(self._witness.look(), name="leader: look who is connected")
+            tasks.create_task(calling.once_for(roster.epoch), name="leader: call the roll")
+
+    def _judge(self, lead: Lead, inquiry: Inquiry) -> None:
+        """From now on this worker judges, and hears of whoever it judged."""
+        judge = Judge(
+            self._client,
+            self._subjects,
+            self._roster,
+            lead,
+            guard=self._guard,
+            inquiry=inquiry,
+            grace=self._settings.disconnect_grace,
+            fresh=self._fresh,
+            wake=self._vigil.wake,
+        )
+        self._beats.hearing = Hearing(judge.attend, judge.refused)
+        self._witness.sign = judge.attend
+        self._vigil.judge = judge
 
     async def _keep(self) -> None:
         while True:
@@ -171,10 +262,40 @@ class Leadership:
     def _fresh(self) -> bool:
         return self._roster.clock.now() - self._renewed_at < FRESH
 
+    async def _last(self, inbox_epoch: str) -> int:
+        """The last command of an inbox that is known to have made a change."""
+        return await self._committer.call(self._committer.snapshot.highest_cause, inbox_epoch)
+
+    async def _make_what_is_missing(self) -> None:
+        try:
+            await streams.ensure_beside_roll(
+                self._client, self._subjects, self._settings.replicas, self._roster.clock.wall()
+            )
+        except Unavailable as error:
+            log.debug("inbox and leases cannot be made now", error=str(error))
+
+    async def _stand_firm(self) -> None:
+        """Makes what the term stands on, where that is missing, and waits until this worker has folded it."""
+        clock = self._roster.clock
+        await streams.ensure_beside_roll(self._client, self._subjects, self._settings.replicas, clock.wall())
+        if not self._ground.firm.is_set():
+            what, why, _ = await self._folding.look()
+            await self._healer.heal(what, why, clock.wall())
+            self._ground.mended.set()
+            await self._ground.firm.wait()
+
+    async def _while_firm(self) -> None:
+        await self._ground.shaken.wait()
+        raise LostLease(self._ground.why or "it gives way to a worker that knows more")
+
+    async def _while_healthy(self) -> None:
+        await self._committer.troubled.wait()
+        raise LostLease(self._committer.trouble)
+
     async def _catch_up(self) -> None:
         """Waits until everything the roll says is folded and on disk."""
         end = (await streams.state(self._client, self._subjects.roll_stream)).last
-        await self._folded_to(end)
+        await self._folding.reached(end)
         await self._committer.settled()
 
     async def _resign(self, lead: Lead) -> None:
@@ -187,3 +308,11 @@ class Leadership:
                 await self._lease.clear()
         except (TimeoutError, Unavailable, LostLease) as error:
             log.debug("the lease ends by itself", error=str(error))
+
+
+def _reason(group: BaseExceptionGroup[Exception]) -> str:
+    """What the first of them says; a group may hold groups."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return str(first)

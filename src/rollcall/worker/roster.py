@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from rollcall.bus.subjects import key
 from rollcall.core import liveness as live
 from rollcall.core.fold import fold
+from rollcall.core.healing import Healed, began
 from rollcall.core.instants import Milliseconds, Seconds, instant
-from rollcall.core.leases import Lease, Leases
+from rollcall.core.lease import FLAPS, Lease
+from rollcall.core.leases import Leases
 from rollcall.core.records import BEATING, Change, ChangeKind, Liveness, Place, Record
 from rollcall.worker.clock import Clock
 from rollcall.worker.lean import Lean
@@ -18,11 +20,13 @@ _SIGNS_OF_LIFE = frozenset({ChangeKind.REGISTERED, ChangeKind.RECOVERED})
 class Role:
     """The agents of one role, and the last revision that touched it."""
 
-    __slots__ = ("_in_order", "members", "revision", "tombstones")
+    __slots__ = ("_in_order", "members", "revision", "told", "tombstones")
 
     def __init__(self) -> None:
         self.members: dict[str, Place] = {}
         self.revision = 0
+        self.told = 0
+        """The revisions of all changes that were folded, summed up: who heard each of them has the same sum."""
         self.tombstones = 0
         self._in_order: list[Place] | None = None
 
@@ -58,12 +62,17 @@ class Roster:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.epoch = ""
+        self.healings: list[Healed] = []
         self.progress = Progress()
+        self.rolls = Progress()
+        """When the roll began that is held."""
         self.leases = Leases()
         self._lean = Lean()
         self.roles: dict[str, Role] = {}
         self._places: dict[str, Place] = {}
         self._tombstones: dict[str, Place] = {}
+        # Since when, in monotonic seconds and in that order.
+        self._lost: dict[str, Seconds] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -94,6 +103,29 @@ class Roster:
         lease.seen_at = seen_at
         if place.record.lost_at is not None:
             self.leases.park(key(place.record.role, place.record.id))
+            self._lost[place.record.id] = self._lost_since(place.record)
+
+    def restored(self) -> None:
+        """Everything was taken from the snapshot."""
+        self._lost = dict(sorted(self._lost.items(), key=lambda item: item[1]))
+
+    def become(self, epoch: str, revision: int, places: Iterable[Place], healings: list[Healed]) -> None:
+        """Holds another roll from now on, all at once. Who is in both keeps the lease: the agents did nothing."""
+        self.epoch, self.healings = epoch, healings
+        self.progress.start(revision)
+        self.rolls.advance(began(epoch))
+        self.roles, self._places, self._tombstones, self._lost = {}, {}, {}, {}
+        for place in places:
+            self._lean(place.record)
+            if place.gone:
+                self._bury(place)
+            else:
+                self._put(place)
+                self._keep_lease(place.record)
+            self._role(place.record.role).touched(place.revision)
+        standing = {key(place.record.role, id) for id, place in self._places.items()}
+        for gone in self.leases.keys() - standing:
+            self.leases.drop(gone)
 
     def fold(self, change: Change) -> Place | None:
         """Folds a change that the roll tells; returns what stood before."""
@@ -111,7 +143,9 @@ class Roster:
             self._put(place)
             self._unbury(change.id)
             self._lease_after(before, change)
-        self._role(change.role).touched(change.revision)
+        role = self._role(change.role)
+        role.touched(change.revision)
+        role.told += change.revision
         return before
 
     def forget(self, id: str) -> None:
@@ -121,6 +155,20 @@ class Roster:
         if place is not None:
             self._remove(place)
             self._role(place.record.role).touched(self.revision)
+
+    def lost_before(self, horizon: Seconds, most: int) -> list[Place]:
+        """At most so many of those that were lost before a monotonic time, the longest lost first."""
+        found: list[Place] = []
+        for id, since in self._lost.items():
+            if since > horizon or len(found) == most:
+                break
+            found.append(self._places[id])
+        return found
+
+    @property
+    def tombstones(self) -> int:
+        """How many agents that are gone are remembered."""
+        return len(self._tombstones)
 
     def ended_tombstones(self, before: Milliseconds) -> list[str]:
         """The ids whose tombstone was set before a wall-clock time."""
@@ -154,10 +202,21 @@ class Roster:
         found = self.roles.get(role)
         return iter(found.in_order() if found is not None else ())
 
+    def _keep_lease(self, record: Record) -> None:
+        agent = key(record.role, record.id)
+        lease = self.leases.get(agent)
+        if lease is None or lease.incarnation != record.incarnation or (lease.lost and record.lost_at is None):
+            lease = self._grant(record)
+        else:
+            self.leases.amend(agent, record)
+        if record.lost_at is not None:
+            self.leases.park(agent)
+            self._lost[record.id] = self._lost_since(record)
+
     def _lease_after(self, before: Place | None, change: Change) -> None:
         record = change.record
-        if change.kind is ChangeKind.LOST:
-            self.leases.park(key(record.role, record.id))
+        if record.lost_at is not None:
+            self._lose(record, flap=change.kind is ChangeKind.LOST)
         elif change.kind in _SIGNS_OF_LIFE or _revived(before, record):
             lease = self._grant(record)
             if change.kind is ChangeKind.REGISTERED:
@@ -165,16 +224,35 @@ class Roster:
         else:
             self.leases.amend(key(record.role, record.id), record)
 
+    def _lose(self, record: Record, *, flap: bool) -> None:
+        agent = key(record.role, record.id)
+        if self.leases.get(agent) is None:
+            # The first that this worker hears of the agent: a seeded roll may begin so, and a history of sixteen.
+            self._grant(record)
+        self.leases.amend(agent, record)
+        lease = self.leases.park(agent)
+        if flap:
+            lease.flaps = (*lease.flaps, self.clock.now())[-FLAPS:]
+        self._lost.setdefault(record.id, self._lost_since(record))
+
+    def _lost_since(self, record: Record) -> Seconds:
+        """In monotonic seconds: it may have been another worker, in another life, that lost the agent."""
+        assert record.lost_at is not None
+        return self.clock.now() - max(0, self.clock.wall() - instant(record.lost_at)) / 1000
+
     def _grant(self, record: Record) -> Lease:
         return self.leases.grant(key(record.role, record.id), record, self.clock.now())
 
     def _put(self, place: Place) -> None:
+        if place.record.lost_at is None:
+            self._lost.pop(place.record.id, None)
         self._places[place.record.id] = place
         self._role(place.record.role).put(place)
 
     def _remove(self, place: Place) -> None:
         record = place.record
         self._places.pop(record.id, None)
+        self._lost.pop(record.id, None)
         self._role(record.role).remove(record.id)
         self.leases.drop(key(record.role, record.id))
 

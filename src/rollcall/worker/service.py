@@ -6,23 +6,27 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 import nats.micro
 import structlog
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.micro.request import Request
+from nats.micro.service import EndpointStats
 
 from rollcall.bus import headers as h
 from rollcall.bus.connection import release
 from rollcall.bus.subjects import Subjects, text
 from rollcall.core import codec, limits
 from rollcall.core.errors import Invalid, NotFound, RollcallError, Unavailable
-from rollcall.core.instants import Seconds, timestamp
+from rollcall.core.healing import began
+from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.query import Query
 from rollcall.core.records import Change, Whole
 from rollcall.store.snapshot import Position
 from rollcall.worker.answers import Answers
 from rollcall.worker.commit import Committer
+from rollcall.worker.folding import Folding
 from rollcall.worker.roster import Roster
 
 QUEUE = "rollcall"
@@ -64,12 +68,14 @@ class Service:
         roster: Roster,
         committer: Committer,
         answers: Answers,
+        folding: Folding,
         info: Callable[[], dict[str, Any]],
     ) -> None:
         self._client = client
         self._subjects = subjects
         self._worker = worker
         self._roster = roster
+        self._folding = folding
         self._committer = committer
         self._answers = answers
         self._info = info
@@ -84,6 +90,7 @@ class Service:
             version=version("rollcall-bus"),
             description="The roll of living agents: discover by role, get, list, history, since, info.",
             metadata={"realm": self._subjects.realm, "worker": self._worker},
+            stats_handler=self._measured,
         )
         endpoints: list[tuple[str, str, Answer]] = [
             ("discover", self._subjects.discover("*"), self._discover),
@@ -107,6 +114,14 @@ class Service:
             if self._client.is_connected:
                 await service.stop()
 
+    def _measured(self, endpoint: EndpointStats) -> Any:  # Any: plain JSON
+        """What monitoring tools of the bus collect with ``$SRV.STATS``, beside the counts of requests."""
+        if endpoint.name != "info":
+            return None
+        info = self._info()
+        names = ("revision", "durable", "leads", "agents", "liveness", "beats", "guard", "healing", "inbox")
+        return msgspec.to_builtins({name: info[name] for name in names})
+
     def _guarded(self, answer: Answer) -> Callable[[Request], Awaitable[None]]:
         """A handler that answers errors as errors; whatever we did not foresee is logged and not leaked."""
 
@@ -114,8 +129,7 @@ class Service:
             if not request._msg.reply:
                 return  # nobody waits for the answer
             try:
-                wait = _at_least(request.data, self._roster.epoch) - self._roster.revision
-                if wait <= 0:
+                if self._knows(request.data) and not self._folding.behind():
                     await request.respond(await answer(request))
                 else:
                     self._answer_later(request, answer)
@@ -127,6 +141,13 @@ class Service:
 
         return handle
 
+    def _knows(self, question: bytes) -> bool:
+        """Whether this worker knows as much as the answer must."""
+        if b"epoch" not in question and b"at_least" not in question:
+            return True
+        asked = codec.decode(question, _AtLeast)
+        return self._roster.rolls.at >= asked.roll and self._roster.revision >= asked.wanted(self._roster.epoch)
+
     def _answer_later(self, request: Request, answer: Answer) -> None:
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("too many questions wait for newer revisions; try again")
@@ -135,17 +156,20 @@ class Service:
         task.add_done_callback(self._waiting.discard)
 
     async def _once_folded(self, request: Request, answer: Answer) -> None:
-        wanted = _at_least(request.data, self._roster.epoch)
+        asked = codec.decode(request.data, _AtLeast) if request.data else _AtLeast()
         try:
+            if self._folding.behind():
+                await self._folding.caught_up()
             async with asyncio.timeout(AT_LEAST_WITHIN):
-                await self._roster.progress.reached(wanted)
+                await self._roster.rolls.reached(asked.roll)
+                await self._roster.progress.reached(asked.wanted(self._roster.epoch))
             await request.respond(await answer(request))
         except TimeoutError:
             await _refuse(
                 request,
                 Unavailable(
-                    f"revision {wanted} was not folded within {AT_LEAST_WITHIN:.0f} s; this worker is at "
-                    f"{self._roster.revision}",
+                    f"revision {asked.at_least or 0} was not folded within {AT_LEAST_WITHIN:.0f} s; this worker is at "
+                    f"{self._roster.revision} of {self._roster.epoch}",
                     revision=self._roster.revision,
                     epoch=self._roster.epoch,
                 ),
@@ -172,7 +196,9 @@ class Service:
         if place is None:
             raise NotFound(f"no agent {id!r} is on the roll; register it first", **self._answers.signature())
         entry = self._answers.entry(place)
-        return codec.splice(entry, {"epoch": self._roster.epoch, "worker": self._worker, "guard": None})
+        said = self._answers.signature()
+        # There the revision is the agent's own.
+        return codec.splice(entry, {name: said[name] for name in ("epoch", "worker", "guard")})
 
     async def _history(self, request: Request) -> bytes:
         id = text(request.subject.rpartition(".")[2])
@@ -193,6 +219,9 @@ class Service:
             return self._too_old(query)
         limit = _page_size(query.limit)
         changes = await self._committer.call(self._committer.snapshot.since, position, limit)
+        if query.epoch != self._roster.epoch:
+            # The roll was replaced while the disk was read.
+            return self._too_old(query)
         wanted = [_told(change) for change in changes if not query.role or change.role == query.role]
         told, cut = self._fitting(wanted)
         upto = int(told[-1]["revision"]) if cut else changes[-1].revision if changes else folded
@@ -203,7 +232,8 @@ class Service:
         """A snapshot in the place of changes: everybody of the role, page by page."""
         whoever = Query(status=("all",), include=("all",), limit=_page_size(query.limit), cursor=query.cursor)
         page = self._answers.discover(query.role, whoever, b"") if query.role else self._answers.everybody(whoever)
-        return codec.splice(page, {"too_old": True})
+        healed = self._roster.healings[-1] if self._roster.healings else None
+        return codec.splice(page, {"too_old": True, "healed": healed})
 
     async def _tell(self, request: Request) -> bytes:
         return codec.encode(self._info())
@@ -224,13 +254,14 @@ class _AtLeast(Struct, frozen=True):
     # Where `epoch` already says which changes a client has.
     at_least_epoch: str = ""
 
+    @property
+    def roll(self) -> Milliseconds:
+        """When the roll began that the client knows of: an answer may be about that one or a later one."""
+        return began(self.at_least_epoch or self.epoch)
 
-def _at_least(question: bytes, epoch: str) -> int:
-    """The revision that the answer must know; one of another roll says nothing about this one."""
-    if b"at_least" not in question:
-        return 0
-    asked = codec.decode(question, _AtLeast)
-    return asked.at_least or 0 if (asked.at_least_epoch or asked.epoch) in ("", epoch) else 0
+    def wanted(self, epoch: str) -> int:
+        """The revision of the roll of `epoch` that the answer must know; one of another roll says nothing about it."""
+        return self.at_least or 0 if (self.at_least_epoch or self.epoch) in ("", epoch) else 0
 
 
 def _page_size(limit: int) -> int:

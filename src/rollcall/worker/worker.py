@@ -3,37 +3,45 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 import structlog
 from nats.aio.client import Client
 
-from rollcall.bus import streams
+from rollcall.bus import shapes, streams
 from rollcall.bus.connection import barrier, connected
-from rollcall.bus.streams import StreamState
-from rollcall.bus.subjects import Subjects, key, names
-from rollcall.core import codec, limits
+from rollcall.bus.presence import Connections, own_account
+from rollcall.bus.subjects import Subjects
+from rollcall.core import limits
 from rollcall.core.errors import Misconfigured
+from rollcall.core.guard import Guard, Guarding
+from rollcall.core.healing import began
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.records import Change
 from rollcall.store.files import locked
-from rollcall.store.rows import Folded, Seen
+from rollcall.store.rows import Folded
 from rollcall.store.snapshot import Snapshot
 from rollcall.worker.answers import Answers
+from rollcall.worker.beacon import Ear
 from rollcall.worker.beats import Beats
 from rollcall.worker.clock import Clock
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
+from rollcall.worker.greeting import Greeting
+from rollcall.worker.ground import Ground
+from rollcall.worker.housekeeping import Housekeeping
 from rollcall.worker.leadership import Leadership
 from rollcall.worker.roster import Roster
 from rollcall.worker.service import Service
 from rollcall.worker.settings import WorkerSettings
+from rollcall.worker.vigil import Vigil
+from rollcall.worker.witness import Witness
 
-SAVE_SEEN_EVERY: Seconds = 1.0
-TIDY_EVERY: Seconds = 5.0
-PRUNE_EVERY: Seconds = 60.0
+CHECK_EVERY: Seconds = 5.0
+LOOK_AGAIN: Seconds = 1.0
+PATIENCE: Seconds = 10.0
 REPLY_MARGIN = 16 * 1024
 """Bytes of a reply that are not entries: the envelope, headers, the protocol."""
 
@@ -50,62 +58,80 @@ async def serving(settings: WorkerSettings, *, clock: Clock | None = None) -> As
     """
     clock = clock or Clock()
     subjects = Subjects(settings.realm)
-    name = f"rollcall:{settings.realm}:worker:{settings.name}"
     with locked(settings.snapshot.with_name(settings.snapshot.name + ".lock")):
-        roster = Roster(clock)
-        absence = Absence(roster)
-        async with connected(
-            settings.url,
-            name=name,
-            nkey_seed=settings.nkey_seed,
-            on_disconnect=absence.began,
-            on_reconnect=absence.ended,
-        ) as client:
-            roll = await _streams(client, subjects, settings, clock.wall())
+        roster, guard = Roster(clock), Guard()
+        vigil = Vigil(roster, guard)
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(
+                connected(
+                    settings.url,
+                    name=f"rollcall-worker:{settings.realm}:{settings.name}",
+                    nkey_seed=settings.nkey_seed,
+                    on_disconnect=vigil.bus_lost,
+                    on_reconnect=vigil.bus_back,
+                    on_leaving=vigil.bus_leaving,
+                )
+            )
+            connections = await _connections(stack, client, settings)
+            witness = Witness(subjects, roster, connections, account=await own_account(client))
+            await _streams_are_there(client, subjects, settings, clock)
             snapshot = Snapshot.open(settings.snapshot, now=clock.wall())
-            worker = Worker(client, subjects, settings, snapshot, roster)
-            async with worker.running(roll):
-                yield worker
+            worker = Worker(
+                client, subjects, settings, snapshot=snapshot, roster=roster, guard=guard, vigil=vigil, witness=witness
+            )
+            await stack.enter_async_context(worker.running())
+            yield worker
 
 
-async def _streams(client: Client, subjects: Subjects, settings: WorkerSettings, now: Milliseconds) -> StreamState:
-    """Makes or checks what must exist on the server; returns the roll as it stands."""
+async def _connections(stack: AsyncExitStack, client: Client, settings: WorkerSettings) -> Connections:
+    """Who is connected: told in our own account, or in the system account where we can sign in to it."""
+    if not settings.system_url:
+        return Connections(client, system=False)
+    name = f"rollcall-worker:{settings.realm}:{settings.name}"
+    system = connected(
+        settings.system_url, name=name, nkey_seed=settings.system_seed, credentials=settings.system_creds
+    )
+    return Connections(await stack.enter_async_context(system), system=True)
+
+
+async def _streams_are_there(client: Client, subjects: Subjects, settings: WorkerSettings, clock: Clock) -> None:
+    """Waits a while for a cluster that has just started and is choosing its leader."""
+    patient_until = clock.now() + PATIENCE
+    while True:
+        try:
+            return await _check_streams(client, subjects, settings, clock.wall())
+        except streams.NoAnswer as error:
+            if clock.now() > patient_until:
+                raise
+            log.info("waits for JetStream", why=str(error))
+            await asyncio.sleep(LOOK_AGAIN / 2)
+
+
+async def _check_streams(client: Client, subjects: Subjects, settings: WorkerSettings, now: Milliseconds) -> None:
+    """Checks what is on the server, and makes inbox and leases. The roll is made by whoever may seed it."""
     if client.max_payload < 2 * limits.RECORD_BYTES:
         raise Misconfigured(
             f"the server takes messages of {client.max_payload} bytes, a record may have {limits.RECORD_BYTES}; "
             f"set its max_payload to {2 * limits.RECORD_BYTES} or more"
         )
-    await streams.ensure(client, streams.inbox_config(subjects, settings.replicas), now=now)
-    await streams.ensure(client, streams.leases_config(subjects, settings.replicas), now=now)
-    return await streams.ensure(client, streams.roll_config(subjects, settings.replicas), now=now)
-
-
-class Absence:
-    """While the bus is away no beat can be heard: every lease gets that time back."""
-
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-        self._since: Seconds | None = None
-
-    async def began(self) -> None:
-        """The connection is gone."""
-        if self._since is None:
-            self._since = self._roster.clock.now()
-
-    async def ended(self) -> None:
-        """The connection is back."""
-        if self._since is not None:
-            missed = self._roster.clock.now() - self._since
-            self._since = None
-            self._roster.leases.extend(missed)
-            log.warning("the bus was away; every lease gets what was missed", seconds=round(missed, 3))
+    await streams.ensure_beside_roll(client, subjects, settings.replicas, now)
+    await streams.check(client, shapes.roll_config(subjects, settings.replicas))
 
 
 class Worker:
     """The parts of a worker, put together."""
 
     def __init__(
-        self, client: Client, subjects: Subjects, settings: WorkerSettings, snapshot: Snapshot, roster: Roster
+        self,
+        client: Client,
+        subjects: Subjects,
+        settings: WorkerSettings,
+        *,
+        snapshot: Snapshot,
+        roster: Roster,
+        guard: Guard,
+        vigil: Vigil,
+        witness: Witness,
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -113,9 +139,24 @@ class Worker:
         self._clock = roster.clock
         self._started = roster.clock.wall()
         self._roster = roster
+        self._guard = guard
+        self._vigil = vigil
+        self._witness = witness
+        self._ear = Ear(client, subjects, roster)
         self._committer = Committer(snapshot, self._on_durable)
+        self._housekeeping = Housekeeping(client, subjects, settings, roster, self._committer)
         self._beats = Beats(client, subjects, self._roster)
-        self._folding = Folding(client, subjects.roll_stream, self._roster, self._committer, self._on_fold)
+        self._ground = Ground()
+        self._folding = Folding(
+            client,
+            subjects,
+            roster,
+            self._committer,
+            self._ground,
+            worker=settings.name,
+            tombstone_ttl=settings.tombstone_ttl,
+            on_fold=self._on_fold,
+        )
         self._leadership = Leadership(
             client,
             subjects,
@@ -123,42 +164,59 @@ class Worker:
             roster=self._roster,
             committer=self._committer,
             beats=self._beats,
-            folded_to=self._folding.reached,
+            witness=witness,
+            vigil=vigil,
+            guard=guard,
+            folding=self._folding,
+            ground=self._ground,
         )
+        self._greeting = Greeting(client, subjects, roster, witness, leads=lambda: self._leadership.lead is not None)
         self._service = Service(
             client,
             subjects,
             worker=settings.name,
             roster=self._roster,
             committer=self._committer,
-            answers=Answers(self._roster, worker=settings.name, room=client.max_payload - REPLY_MARGIN),
+            answers=Answers(
+                self._roster,
+                worker=settings.name,
+                room=client.max_payload - REPLY_MARGIN,
+                guard=self._guarding,
+            ),
+            folding=self._folding,
             info=self.info,
         )
 
     @asynccontextmanager
-    async def running(self, roll: StreamState) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Serves while the block runs."""
-        await self._committer.call(self._restore, roll)
+        self._folding.start(await self._committer.call(self._restore))
         self._committer.start(self._roster.revision)
-        self._folding.start()
         # Beats are heard before the roll is: nobody is late because we were.
         await self._beats.listen()
+        await self._ear.listen()
+        await self._witness.listen()
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self._folding.run(), name="follow the roll"),
                     tasks.create_task(self._committer.run(), name="commit"),
                 ]
-                await self._caught_up(roll.last)
-                async with self._service.opened():
+                running.append(tasks.create_task(self._leadership.run(), name="stand for leader"))
+                await self._ground.firm.wait()
+                await self._housekeeping.drop_what_ended()
+                async with self._service.opened(), self._greeting.opened(), self._leadership.peers.opened():
                     await barrier(self._client)
+                    await self._witness.look()
                     running += [
-                        tasks.create_task(self._leadership.run(), name="stand for leader"),
-                        tasks.create_task(self._save_seen(), name="save when agents were seen"),
-                        tasks.create_task(self._tidy(), name="end tombstones"),
-                        tasks.create_task(self._prune(), name="prune history"),
+                        tasks.create_task(self._vigil.watch(), name="watch over this worker"),
+                        tasks.create_task(self._look_again(), name="look who is connected"),
+                        tasks.create_task(self._check(), name="check the roll"),
+                        tasks.create_task(self._housekeeping.save_seen(), name="save when agents were seen"),
+                        tasks.create_task(self._housekeeping.tidy(), name="end tombstones"),
+                        tasks.create_task(self._housekeeping.prune(), name="prune history"),
                     ]
-                    log.info("serves", worker=self._settings.name, agents=len(self._roster), epoch=roll.epoch)
+                    log.info("serves", worker=self._settings.name, agents=len(self._roster), epoch=self._roster.epoch)
                     try:
                         yield
                     finally:
@@ -167,7 +225,7 @@ class Worker:
                     task.cancel()
         finally:
             await self._committer.drain()
-            await self._see()
+            await self._housekeeping.see()
             await self._committer.close()
 
     def info(self) -> dict[str, Any]:
@@ -182,9 +240,13 @@ class Worker:
             "epoch": self._roster.epoch,
             "revision": self._roster.revision,
             "durable": self._committer.durable.at,
-            "leader": self._leadership.leader,
+            "leader": self._settings.name if lead is not None else self._ear.leader or self._leadership.leader,
             "leads": lead is not None,
-            "guard": None,
+            "healing": self._ground.why or None,
+            "trouble": self._committer.trouble or None,
+            "healed": self._roster.healings[-1] if self._roster.healings else None,
+            "guard": self._guarding(),
+            "connection_evidence": self._witness.evidence,
             "agents": len(self._roster),
             "liveness": dict(sorted(liveness.items())),
             "roles": {name: len(role.members) for name, role in sorted(self._roster.roles.items()) if role.members},
@@ -195,78 +257,45 @@ class Worker:
             "snapshot": str(self._settings.snapshot),
         }
 
+    def _guarding(self) -> Guarding | None:
+        """The guard is the leader's."""
+        if self._leadership.lead is None:
+            return self._ear.guard
+        return self._guard.says(self._clock.now(), self._clock.wall())
+
     async def _on_fold(self, change: Change) -> None:
+        self._witness.on_fold(change)
         await self._leadership.on_fold(change)
 
     async def _on_durable(self, batch: list[Folded]) -> None:
         await self._leadership.on_durable(batch)
 
-    def _restore(self, roll: StreamState) -> None:
-        """Takes over what the snapshot knows of this roll; of another roll it starts anew."""
+    def _restore(self) -> tuple[int, Milliseconds]:
+        """Takes over what the snapshot knows; returns the newest of it, and when that was stored in the roll."""
         snapshot = self._committer.snapshot
         known = snapshot.position()
-        if known.epoch != roll.epoch or known.revision > roll.last:
-            if known.epoch:
-                log.warning("the snapshot is of another roll; starts anew", snapshot=known.epoch, roll=roll.epoch)
-            snapshot.begin(roll.epoch)
-            snapshot.start_history(roll.epoch, 0 if roll.first <= 1 else roll.first - 1)
-            known = snapshot.position()
-        self._roster.epoch = roll.epoch
+        self._roster.epoch = known.epoch
         self._roster.progress.start(known.revision)
+        self._roster.rolls.start(began(known.epoch))
+        newest = (0, 0)
         for kept in snapshot.load():
             self._roster.restore(kept.place, kept.seen_at)
+            newest = max(newest, (kept.place.revision, kept.place.at))
+        self._roster.restored()
+        return newest
 
-    async def _caught_up(self, end: int) -> None:
-        await self._folding.reached(end)
-        await self._drop_what_ended(end)
-
-    async def _drop_what_ended(self, end: int) -> None:
-        """Forgets agents whose tombstone came and ended while no worker of this snapshot listened."""
-        known = sum(1 for _ in self._roster.places())
-        if known <= (await streams.state(self._client, self._subjects.roll_stream)).subjects:
-            # Whatever the roll holds was folded, so as many subjects as places means the same ones.
-            return
-        held = await streams.subjects_held(self._client, self._subjects.roll_stream)
-        gone = [
-            place.record.id
-            for place in self._roster.places()
-            if place.revision <= end and self._subjects.roll(key(place.record.role, place.record.id)) not in held
-        ]
-        if gone:
-            log.info("forgets what the roll no longer holds", agents=len(gone))
-            await self._forget(gone)
-
-    async def _forget(self, ids: list[str]) -> None:
-        for id in ids:
-            self._roster.forget(id)
-        await self._committer.call(self._committer.snapshot.forget, ids)
-
-    async def _save_seen(self) -> None:
+    async def _look_again(self) -> None:
+        """After each absence of the bus, and while nobody answered."""
         while True:
-            await asyncio.sleep(SAVE_SEEN_EVERY)
-            await self._see()
+            if self._witness.unanswered:
+                await asyncio.sleep(LOOK_AGAIN)
+            else:
+                await self._vigil.returned.wait()
+                self._vigil.returned.clear()
+                self._folding.look_again()
+            await self._witness.look()
 
-    async def _see(self) -> None:
-        """Stores what beats told since the last time, in one transaction."""
-        batch = []
-        for key_, lease in self._roster.leases.unsaved():
-            lease.unsaved = False
-            health = codec.encode(lease.beat.health).decode() if lease.beat is not None else None
-            batch.append(Seen(names(key_)[1], lease.seen_at or 0, health))
-        if batch:
-            await self._committer.call(self._committer.snapshot.see, batch)
-
-    async def _tidy(self) -> None:
-        """Ends tombstones by time: on the server they end silently."""
+    async def _check(self) -> None:
         while True:
-            await asyncio.sleep(TIDY_EVERY)
-            horizon = self._clock.wall() - round((self._settings.tombstone_ttl + 1) * 1000)
-            ended = self._roster.ended_tombstones(horizon)
-            if ended:
-                await self._forget(ended)
-
-    async def _prune(self) -> None:
-        while True:
-            await asyncio.sleep(PRUNE_EVERY)
-            before = self._clock.wall() - round(self._settings.history_age * 1000)
-            await self._committer.call(self._committer.snapshot.prune, keep=self._settings.history_rows, before=before)
+            await asyncio.sleep(CHECK_EVERY)
+            await self._folding.check()
