@@ -150,6 +150,8 @@ class Agent:
             self._registered.set()
             if self.beating is None:
                 self.beating = await self._pulse.start(self._beating(entry))
+            else:
+                self._pulse.hello_soon(self.beating)
             self._keep_pace(entry)
             return entry
 

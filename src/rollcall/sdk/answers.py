@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from rollcall.core.healing import Healed
 from rollcall.core.instants import Seconds, instant
 from rollcall.core.records import Change, ChangeKind, Entry, Record
 
@@ -63,7 +64,7 @@ class _Told(Struct, frozen=True):
 
 
 class Changes(Struct, frozen=True, kw_only=True):
-    """Changes after a revision, or, when that is `too_old`, the agents as they are."""
+    """Changes after a revision, or, when that is `too_old`, the agents as they are; `healed` is how the roll began."""
 
     told: tuple[_Told, ...] = msgspec.field(default=(), name="changes")
     agents: tuple[Entry, ...] = ()
@@ -71,6 +72,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     too_old: bool = False
     upto: int = 0
     more: bool = False
+    healed: Healed | None = None
     epoch: str = ""
     revision: int = 0
 

@@ -1,6 +1,7 @@
 """Is the registry well, and what to do if not: every part tried as an agent would use it."""
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -51,11 +52,13 @@ async def diagnose(registry: Registry) -> AsyncIterator[Finding]:
         return
     # At once: what follows takes seconds.
     yield _clock(info)
-    workers = await _workers(client)
+    workers = await _workers(client, registry.realm)
     yield Finding("workers", Verdict.OK, f"{workers} answer; {info['worker']} at revision {info['revision']}")
     yield _leader(info)
+    yield _snapshot(info)
     yield await _commands(registry)
     yield await _broadcast(client, subjects)
+    yield _evidence(info)
     yield _guard(info)
 
 
@@ -83,13 +86,13 @@ async def _streams(client: Client, subjects: Subjects) -> Finding:
     )
 
 
-async def _workers(client: Client) -> int:
+async def _workers(client: Client, realm: str) -> int:
     """How many workers say that they are there."""
     inbox = client.new_inbox()
     heard: list[Msg] = []
 
     async def hear(message: Msg) -> None:
-        if message.data:
+        if message.data and json.loads(message.data).get("metadata", {}).get("realm") == realm:
             heard.append(message)
 
     subscription = await client.subscribe(inbox, cb=hear)
@@ -103,6 +106,14 @@ def _leader(info: dict[str, Any]) -> Finding:
     if info["leader"]:
         return Finding("leader", Verdict.OK, f"{info['leader']} leads")
     return Finding("leader", Verdict.BROKEN, "nobody leads", "wait two seconds; then read the logs of the workers")
+
+
+def _snapshot(info: dict[str, Any]) -> Finding:
+    if info["trouble"]:
+        return Finding("snapshot", Verdict.BROKEN, str(info["trouble"]), "give its disk room; the worker tries on")
+    if info["healing"]:
+        return Finding("snapshot", Verdict.WARNING, f"the roll is made anew: {info['healing']}", "wait some seconds")
+    return Finding("snapshot", Verdict.OK, f"on disk up to revision {info['durable']}")
 
 
 async def _commands(registry: Registry) -> Finding:
@@ -152,7 +163,20 @@ def _clock(info: dict[str, Any]) -> Finding:
     return Finding("clock", Verdict.OK, "agrees with the worker's")
 
 
+def _evidence(info: dict[str, Any]) -> Finding:
+    state, _, way = str(info["connection_evidence"]).partition(": ")
+    if state == "on":
+        return Finding("evidence", Verdict.OK, "connection evidence: on; a death is known at once")
+    return Finding("evidence", Verdict.WARNING, "connection evidence: off; a death is known by its ttl", way)
+
+
 def _guard(info: dict[str, Any]) -> Finding:
     if info["guard"] is None:
-        return Finding("guard", Verdict.OK, "off: nothing is doubted")
-    return Finding("guard", Verdict.WARNING, str(info["guard"]), "it ends by itself; see docs/protocol.md")
+        return Finding("guard", Verdict.OK, "rests: nothing is doubted")
+    guard = info["guard"]
+    return Finding(
+        "guard",
+        Verdict.WARNING,
+        f"{guard.get('held', 0)} held: {guard['why']}",
+        "it ends by itself; if they are gone indeed: rollcall guard release",
+    )

@@ -95,6 +95,12 @@ class Pulse:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake)
 
+    def hello_soon(self, agent: Beating) -> None:
+        """Says hello for it at once: it was registered anew, and its connection speaks for nobody yet."""
+        agent.hello_due = 0.0
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake)
+
     async def close(self) -> None:
         """Ends the thread; at most a second or two when the bus is away."""
         thread, loop = self._thread, self._loop
@@ -154,10 +160,11 @@ class Pulse:
                 log.debug("the pulse finds no server; tries again", error=str(error))
 
     async def _on_reconnect(self) -> None:
-        """After an absence everybody says hello and beats, spread over a second so that fleets do not stampede."""
+        """After an absence one beat for all says at once that they live; hellos are spread, against stampedes."""
         now = time.monotonic()
         for agent in self._agents.values():
-            agent.due = agent.hello_due = now + random.uniform(0, 1)
+            agent.due = now
+            agent.hello_due = now + random.uniform(0, 1) if agent.interval else now
         self._wake()
 
     async def _add(self, agent: Beating) -> None:

@@ -1,8 +1,10 @@
 """The registry, as a program sees it."""
 
+import logging
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -30,11 +32,9 @@ from rollcall.sdk.answers import Changes, Page, RollCall
 from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
 from rollcall.sdk.mirror import Mirror
 from rollcall.sdk.pulse import Pulse
-from rollcall.sdk.watch import Position, Watch
+from rollcall.sdk.watch import ANYWHERE, Position, Watch
 
 log = structlog.get_logger(__name__)
-
-ANYWHERE = Position()
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
@@ -42,6 +42,14 @@ T = TypeVar("T")
 
 
 _page = msgspec.json.Decoder(Page)
+
+
+ANOTHER_AFTER: Seconds = 1.5
+"""After this a question is asked again."""
+
+
+class _Silence(Unavailable):
+    """Nobody answered in time."""
 
 
 def connect(
@@ -67,8 +75,14 @@ def connect(
 @asynccontextmanager
 async def _connected(url: str, realm: str, timeout: Seconds, name: str) -> AsyncIterator["Registry"]:
     subjects = Subjects(realm)
+    if not structlog.is_configured():
+        # By default structlog prints everything on stdout, which belongs to the program.
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
     async with connected(
-        url, name=name or f"rollcall:{realm}:client:{socket.gethostname()}", timeout=timeout
+        url, name=name or f"rollcall-client:{realm}:{socket.gethostname()}", timeout=timeout
     ) as client:
         commands = Commands(client, subjects)
         async with commands.opened():
@@ -291,6 +305,18 @@ class Registry:
         """The state of the registry, as one worker sees it."""
         return codec.decode_object(await self._ask(self._subjects.info, b"", timeout))
 
+    async def call_roll(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """Asks every agent to announce itself again; says how many ``agents`` within how many seconds (``window``).
+
+        Raises:
+            Busy: the answers to the last call are still coming in.
+        """
+        return codec.decode_object(await self._ask_once(self._subjects.operate("call"), b"", timeout))
+
+    async def release_guard(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """Ends the guard: whom it holds is lost, unless it beats. Says whether it was ``released``, and from what."""
+        return codec.decode_object(await self._ask_once(self._subjects.operate("release"), b"", timeout))
+
     def watch(self, role: str | None = None, *, since: Position | None = None) -> Watch:
         """Every change of a role (None: of all roles) from now on, or after `since`; see `Watch`."""
         return Watch(self._client, self._subjects, self, role, since=since, registered=self._open)
@@ -348,13 +374,22 @@ class Registry:
 
     async def _ask(self, subject: str, body: bytes, timeout: Seconds) -> bytes:
         try:
+            return await self._ask_once(subject, body, min(timeout, ANOTHER_AFTER))
+        except _Silence:
+            if timeout <= ANOTHER_AFTER:
+                raise
+        # One worker may stand still; the next question probably reaches another.
+        return await self._ask_once(subject, body, timeout - ANOTHER_AFTER)
+
+    async def _ask_once(self, subject: str, body: bytes, timeout: Seconds) -> bytes:
+        try:
             reply = await request(self._client, subject, body, timeout=timeout)
         except nats.errors.NoRespondersError as error:
             raise Unavailable(
                 f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"
             ) from error
         except (TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(
+            raise _Silence(
                 f"nobody answered {subject} within {timeout:g} s ({type(error).__name__}); "
                 "that says nothing about the agents"
             ) from error

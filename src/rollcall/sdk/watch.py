@@ -1,9 +1,10 @@
 """Every change, once, in order, without gaps; for any number of watchers.
 
 Listening starts before asking, so nothing falls between the two. A change is dropped when the answer knew it already.
-The beacon's revision of the role, and every reconnect, show whether something was missed; then the registry is asked
-what changed since. When that is too old to say, or the roll was replaced, the agents as they are are compared with
-the agents as they were known, and the difference is told as changes.
+Each change names the one before it of its agent, the beacon the last one of each role and the sum of all; these, and
+every reconnect, show whether something was missed. Then the registry is asked what changed since. When that is too
+old to say, or the roll was replaced, the agents as they are are compared with the agents as they were known, and the
+difference is told as changes.
 """
 
 import asyncio
@@ -17,11 +18,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from rollcall.bus import headers as h
 from rollcall.bus.connection import barrier, subscribe_all
 from rollcall.bus.roll import read_broadcast
 from rollcall.bus.subjects import Subjects, token
 from rollcall.core import codec
 from rollcall.core.errors import RollcallError, Unavailable
+from rollcall.core.healing import Healed
 from rollcall.core.instants import Seconds
 from rollcall.core.names import checked_name
 from rollcall.core.records import ENDINGS, Change, Entry, Record
@@ -72,7 +75,12 @@ class Answered(Protocol):
     def epoch(self) -> str: ...
     @property
     def revision(self) -> int: ...
+    @property
+    def healed(self) -> Healed | None: ...
 
+
+ANYWHERE = Position()
+"""Says nothing about what an answer must know."""
 
 NOWHERE = Position("-", 0)
 """A position of no roll: always too old, so the answer holds the agents themselves."""
@@ -91,7 +99,16 @@ class Asker(Protocol):
 class _Beacon(Struct, frozen=True):
     epoch: str = ""
     revision: int = 0
+    leader: str = ""
     roles: dict[str, int] = {}
+    sums: dict[str, int] = {}
+
+
+class _Heard(Struct, frozen=True):
+    """A change as it was broadcast, and the revision of its agent before that."""
+
+    change: Change
+    before: int
 
 
 class Watch:
@@ -116,15 +133,20 @@ class Watch:
         self._role = checked_name("role", role) if role is not None else ""
         self._registered = registered
         self._subscriptions: list[Subscription] = []
-        self._heard: asyncio.Queue[Change | _Beacon | None] = asyncio.Queue()
+        self._heard: asyncio.Queue[_Heard | _Beacon | None] = asyncio.Queue()
         self._ready: list[Change] = []
         self._known: dict[str, Entry | Record] = {}
+        # Everything up to `_whole` was told, and of what came later just these revisions.
+        self._whole = 0
+        self._later: set[int] = set()
+        self._compared: _Beacon | None = None
         self._wanted = since
         self._opened = False
         self._closed = False
         self._beacon_at: Seconds | None = None
         self._reconnects = 0
         self.position = since or Position()
+        self._whole = self.position.revision
         self.reason = ""
         """Why the view had to be made anew last, in words; empty when it never had."""
 
@@ -198,26 +220,60 @@ class Watch:
             self._reconnects = self._client.stats["reconnects"]
             await self._catch_up()
         match heard:
-            case Change():
+            case _Heard():
                 await self._on_told(heard)
             case _Beacon():
                 await self._compare(heard)
 
-    async def _on_told(self, change: Change) -> None:
+    async def _on_told(self, heard: _Heard) -> None:
+        change = heard.change
         if change.epoch != self.position.epoch:
+            return  # a roll that is being made, or was; the beacon says when there is another one
+        if self._missed_before(heard):
             await self._catch_up()
-        elif change.revision > self.position.revision:
+        if change.epoch == self.position.epoch and not self._has(change.revision):
             self._tell(change)
 
+    def _has(self, revision: int) -> bool:
+        return revision <= self._whole or revision in self._later
+
+    def _missed_before(self, heard: _Heard) -> bool:
+        """Whether a change of the same agent came between; of all roles together, whether any did."""
+        if self._has(heard.change.revision):
+            return False
+        if not self._role:
+            return heard.change.revision != self.position.revision + 1
+        return not self._has(heard.before)
+
     async def _compare(self, beacon: _Beacon) -> None:
-        """Asks when the beacon names a change that has not come."""
+        """Asks when the beacon names a change that has not come, or more of them than were told."""
         newest = beacon.roles.get(self._role, 0) if self._role else max(beacon.roles.values(), default=0)
         if beacon.epoch != self.position.epoch:
             await self._catch_up()
-        elif newest > self.position.revision and self._heard.empty():
-            await asyncio.sleep(MISSED_AFTER)
+        elif newest > self.position.revision:
             if self._heard.empty():
-                await self._catch_up()
+                await asyncio.sleep(MISSED_AFTER)
+                if self._heard.empty():
+                    await self._catch_up()
+        elif self._role and not self._sums_agree(beacon, newest):
+            await self._catch_up()
+
+    def _sums_agree(self, beacon: _Beacon, newest: int) -> bool:
+        """Whether the leader's sum grew by just what was told since the beacon before; each leader sums for itself."""
+        last, self._compared = self._compared, beacon
+        if last is None or (last.leader, last.epoch) != (beacon.leader, beacon.epoch):
+            return not self._later
+        since = last.roles.get(self._role, 0)
+        told = sum(revision for revision in self._later if since < revision <= newest)
+        if beacon.sums.get(self._role, 0) - last.sums.get(self._role, 0) != told and newest > self._whole:
+            return False
+        self._settle(newest)
+        return True
+
+    def _settle(self, revision: int) -> None:
+        """Everything up to `revision` was told."""
+        self._whole = max(self._whole, revision)
+        self._later = {later for later in self._later if later > self._whole}
 
     async def _catch_up(self) -> None:
         """Tells everything after the position; asked until the registry answers."""
@@ -231,43 +287,60 @@ class Watch:
 
     async def _ask_since(self) -> bool:
         """One page of what changed; True when that was the last."""
-        asked = self.position
+        asked = Position(self.position.epoch, self._whole)
         answer = await self._asker.since(asked, role=self._role)
+        if answer.epoch < asked.epoch:
+            raise Unavailable("a worker answered that has not changed over to the present roll yet")
         if answer.too_old:
-            why = "the roll was replaced" if answer.epoch != asked.epoch else "it was away longer than history reaches"
+            why = "it was away longer than history reaches"
+            if answer.epoch != asked.epoch:
+                why = f"the roll was replaced ({answer.healed.why if answer.healed else 'it is another one'})"
             self.reason = f"{why}: {asked.epoch}/{asked.revision} -> {answer.epoch}/{answer.revision}"
             log.info("the watch compares everything anew", why=self.reason)
             before = dict(self._known)
-            await self._snapshot()
+            await self._snapshot(Position(answer.epoch, answer.revision))
             self._ready += difference(
                 before, self._known, epoch=self.position.epoch, revision=self.position.revision, reason=self.reason
             )
             return True
+        if answer.epoch != asked.epoch:
+            # It holds nothing of the roll that was asked about.
+            return False
         for change in answer.changes:
-            if change.revision > self.position.revision:
+            if not self._has(change.revision):
                 self._tell(change)
+        self._settle(answer.upto)
         self.position = Position(answer.epoch, max(self.position.revision, answer.upto))
         return not answer.more
 
-    async def _snapshot(self) -> list[Entry]:
-        """The agents as they are; the position is that of the first page."""
+    async def _snapshot(self, known: Position = ANYWHERE) -> list[Entry]:
+        """The agents as they are, not before `known`; the position is that of the first page."""
         agents: list[Entry] = []
         cursor, first = "", Position()
         while True:
-            # Later pages may come from another worker: it must know no less than the one that gave the first.
-            page = await self._asker.since(NOWHERE, role=self._role, cursor=cursor, at_least=first)
+            # Pages may come from several workers: none may know less than the one before.
+            page = await self._asker.since(NOWHERE, role=self._role, cursor=cursor, at_least=first if cursor else known)
+            if first.epoch not in ("", page.epoch):
+                # The roll was replaced between two pages.
+                agents, cursor, first = [], "", Position()
+                continue
             first = first if first.epoch else Position(page.epoch, page.revision)
             agents += page.agents
             if page.next is None:
                 break
             cursor = page.next
-        self.position = first
+        self.position, self._whole, self._later, self._compared = first, first.revision, set(), None
         self._known = {entry.id: entry for entry in agents}
         return agents
 
     def _tell(self, change: Change) -> None:
         known = self._known.get(change.id)
-        self.position = Position(change.epoch, change.revision)
+        self.position = Position(change.epoch, max(self.position.revision, change.revision))
+        if self._role:
+            self._later.add(change.revision)
+        else:
+            # Of all roles together none is between one revision and the next.
+            self._whole = change.revision
         if isinstance(known, Entry) and change.revision <= known.revision:
             # A later page of the snapshot knew it already.
             return
@@ -282,7 +355,8 @@ class Watch:
     async def _on_change(self, message: Msg) -> None:
         change = read_broadcast(message)
         if change is not None:
-            self._heard.put_nowait(change)
+            before = int((message.headers or {}).get(h.LAST_SEQUENCE, "0"))
+            self._heard.put_nowait(_Heard(change, before))
 
     async def _on_beacon(self, message: Msg) -> None:
         self._beacon_at = _now()
