@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rollcall.core.errors import RollcallError
-from rollcall.faces.cli import agents, ask, demo, doctor, serve
+from rollcall.faces.cli import agents, ask, demo, doctor, operate, serve
 from rollcall.faces.cli.common import fail, set_up_logs
 
 app = typer.Typer(
@@ -19,8 +19,9 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, demo, agents, ask, doctor):
+for part in (serve, demo, agents, ask, doctor, operate):
     app.registered_commands += part.app.registered_commands
+app.add_typer(operate.guard, name="guard")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """Questions: who is there, what happened, how is the registry."""
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -7,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 import rollcall
-from rollcall import Position
+from rollcall import Position, Watch
 from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, pairs, print_json, run
 from rollcall.faces.cli.show import agents_table, change_line, changes_table, entry_table
 
@@ -200,6 +201,7 @@ def watch(
             if not json:
                 err.print(f"[dim]watching {role or 'every role'} from revision {changes.position.revision}[/]")
             told = 0
+            telling = asyncio.create_task(_tell_reasons(changes), name="why everything was compared anew")
             async for change in changes:
                 if json:
                     print_json(change)
@@ -207,9 +209,20 @@ def watch(
                     out.print(change_line(change))
                 told += 1
                 if told == count:
-                    return
+                    break
+            telling.cancel()
 
     run(main())
+
+
+async def _tell_reasons(changes: Watch) -> None:
+    """Says why a view was made anew, also when nothing turned out to be different."""
+    told = changes.reason
+    while True:
+        await asyncio.sleep(0.5)
+        if changes.reason != told:
+            told = changes.reason
+            err.print(Text(f"everything was compared anew: {told}", style="dim"))
 
 
 @app.command()
@@ -226,8 +239,16 @@ def info(nats: Nats = None, realm: Realm = "default", json: Json = False) -> Non
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for name, value in told.items():
-            shown = " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            shown = _shown(name, value)
             table.add_row(name, Text(shown))
         out.print(table)
 
     run(main())
+
+
+def _shown(name: str, value: Any) -> str:  # Any: a member of the answer
+    if name == "guard":
+        return "rests" if value is None else f"holds {value.get('held', 0)}: {value['why']}"
+    if isinstance(value, dict):
+        return " ".join(f"{k}={v}" for k, v in value.items())
+    return "-" if value is None else str(value)

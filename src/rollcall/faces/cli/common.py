@@ -29,6 +29,7 @@ import msgspec
 import structlog
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from rollcall.core.errors import (
     Busy,
@@ -134,8 +135,7 @@ def _first(group: BaseExceptionGroup[RollcallError]) -> RollcallError:
 
 def fail(error: RollcallError) -> NoReturn:
     """Ends the command with one line on stderr and the exit code of the error."""
-    err.print(f"[bold red]rollcall:[/] {error.code}:", end=" ")
-    err.print(error.message, markup=False)
+    err.print(Text.assemble(("rollcall:", "bold red"), f" {error.code}: {error.message}"))
     raise typer.Exit(next((code for kind, code in _EXITS.items() if isinstance(error, kind)), NO))
 
 
@@ -165,11 +165,24 @@ def set_up_logs(level: int) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _printable,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _printable(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What agents sent may hold escapes that a terminal obeys; they are shown, not sent on."""
+    return {
+        name: value if not isinstance(value, str) or name == "exception" else _escaped(value)
+        for name, value in event.items()
+    }
+
+
+def _escaped(text: str) -> str:
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
 
 
 def pairs(what: str, given: list[str]) -> dict[str, str]:

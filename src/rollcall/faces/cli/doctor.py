@@ -1,6 +1,8 @@
 """`rollcall doctor`: is the registry well, and what to do if not."""
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 import rollcall
 from rollcall import Registry
@@ -12,7 +14,7 @@ app = typer.Typer()
 
 @app.command()
 def doctor(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
-    """Check server, streams, workers, leader, commands, broadcast and clock; say how to mend what is wrong.
+    """Check every part as an agent would use it, from the server to the guard; say how to mend what is wrong.
 
     Exit code 1 when something is broken.
     """
@@ -27,7 +29,7 @@ def doctor(nats: Nats = None, realm: Realm = "default", json: Json = False) -> N
     raise typer.Exit(run(main()))
 
 
-_MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.WARNING: "[yellow]warning[/]", Verdict.BROKEN: "[red]broken[/] "}
+_MARKS = {Verdict.OK: "[green]ok[/]", Verdict.WARNING: "[yellow]warning[/]", Verdict.BROKEN: "[red]broken[/]"}
 
 
 async def _examine(registry: Registry, quiet: bool) -> list[Finding]:
@@ -36,8 +38,12 @@ async def _examine(registry: Registry, quiet: bool) -> list[Finding]:
         findings.append(finding)
         if quiet:
             continue
-        out.print(f"{_MARKS[finding.verdict]}  [bold]{finding.check:<10}[/]", end=" ")
-        out.print(finding.found, markup=False)
+        line = Table.grid(padding=(0, 1))
+        line.add_column(width=8)
+        line.add_column(width=10)
+        line.add_column(overflow="fold")
+        line.add_row(_MARKS[finding.verdict], f"[bold]{finding.check}[/]", Text(finding.found))
         if finding.mend:
-            out.print(f"{'':21}-> {finding.mend}", markup=False)
+            line.add_row("", "", Text(f"-> {finding.mend}"))
+        out.print(line)
     return findings

@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 
 from rollcall.bus.connection import without_password
-from rollcall.core.errors import Misconfigured, Unavailable
+from rollcall.core.errors import Unavailable
 from rollcall.embedded import running
 from rollcall.faces.cli.common import LOG_LEVELS, Realm, address_file, err, forever, run, set_up_logs
-from rollcall.faces.cli.settings import default_data_dir, worker_settings
+from rollcall.faces.cli.settings import default_data_dir, seed, worker_settings
 from rollcall.store.files import InUse, write_whole
 from rollcall.worker import serving
 
@@ -144,10 +144,7 @@ def _seed(key: Path | None, home: Path) -> str:
     path = key or home / WORKER_KEY
     if key is None and not path.exists():
         return ""
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise Misconfigured(f"the key file {path} cannot be read: {error.strerror}") from error
+    return seed(path)
 
 
 def _files(place: Path, ready_file: Path | None) -> list[Path]:

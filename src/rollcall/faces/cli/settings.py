@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollcall.core import limits
 from rollcall.core.errors import Misconfigured
 from rollcall.worker import WorkerSettings
+
+_DAY = 24 * 3600.0
+_LONG = 10 * 365 * _DAY
 
 
 class Tuning(BaseSettings):
@@ -17,12 +20,17 @@ class Tuning(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ROLLCALL_", extra="ignore")
 
-    tombstone_ttl: Annotated[float, Field(ge=2)] = 3600.0
+    disconnect_grace: Annotated[float, Field(ge=0, le=_DAY)] = 1.0
+    forget_after: Annotated[float, Field(ge=1, le=_LONG)] = 24 * 3600.0
+    tombstone_ttl: Annotated[float, Field(ge=2, le=_LONG)] = 3600.0
     history_rows: PositiveInt = 1_000_000
-    history_age: PositiveFloat = 30 * 24 * 3600.0
+    history_age: Annotated[float, Field(gt=0, le=_LONG)] = 30 * 24 * 3600.0
     max_agents: PositiveInt = limits.AGENTS
     max_roles: PositiveInt = limits.ROLES
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    system_nats: str = ""
+    system_key: Path | None = None
+    system_creds: Path | None = None
 
 
 def tuning() -> Tuning:
@@ -39,10 +47,35 @@ def tuning() -> Tuning:
 
 
 def worker_settings(*, url: str, realm: str, name: str, snapshot: Path, nkey_seed: str) -> WorkerSettings:
-    """What a worker is told."""
+    """What a worker is told.
+
+    Raises:
+        Misconfigured: a variable has no valid value, or names a file that cannot be read.
+    """
+    told = tuning().model_dump()
+    system_key = told.pop("system_key")
     return WorkerSettings(
-        url=url, realm=realm, name=name, snapshot=snapshot, nkey_seed=nkey_seed, **tuning().model_dump()
+        url=url,
+        realm=realm,
+        name=name,
+        snapshot=snapshot,
+        nkey_seed=nkey_seed,
+        system_url=told.pop("system_nats"),
+        system_seed=seed(system_key) if system_key is not None else "",
+        **told,
     )
+
+
+def seed(path: Path) -> str:
+    """The NKEY seed in a file.
+
+    Raises:
+        Misconfigured: it cannot be read.
+    """
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise Misconfigured(f"the key file {path} cannot be read: {error.strerror}") from error
 
 
 def default_data_dir() -> Path:

@@ -41,11 +41,18 @@ def agents_table(entries: Iterable[Entry]) -> Table:
             Text(entry.role),
             Text(entry.id),
             str(entry.status),
-            Text(str(entry.liveness), style=COLOURS[entry.liveness]),
+            Text(believed(entry), style=COLOURS[entry.liveness]),
             age(entry.last_seen),
             Text(",".join(entry.capabilities)),
         )
     return table
+
+
+def believed(entry: Entry) -> str:
+    """What the registry believes of an agent, in a word or three."""
+    if entry.liveness is Liveness.STUCK:
+        return f"stuck {entry.stuck_for:.0f}s"
+    return f"{entry.liveness} flapping" if entry.flapping else str(entry.liveness)
 
 
 def entry_table(entry: Entry) -> Table:
