@@ -90,13 +90,13 @@ async def eventually(right: Callable[[], Any | Awaitable[Any]], *, within: float
         await asyncio.sleep(0.02)
 
 
-async def leads(registry: rollcall.Registry) -> None:
-    """Waits until somebody decides commands."""
+async def leads(registry: rollcall.Registry) -> str:
+    """Waits until somebody decides commands; says who."""
 
-    async def somebody() -> bool:
-        return bool((await registry.info())["leader"])
+    async def somebody() -> str:
+        return str((await registry.info())["leader"])
 
-    await eventually(somebody, what="a leader")
+    return str(await eventually(somebody, what="a leader"))
 
 
 def ids(page: Any) -> list[str]:

@@ -6,24 +6,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from rollcall.embedded.process import die_with_parent
 
 ROLLCALL = [sys.executable, "-m", "rollcall.faces.cli.app"]
 
 
 class Process:
-    """One `rollcall` command in a process of its own."""
+    """One `rollcall` command, or another, in a process of its own. It ends with this one, whatever ends this one."""
 
-    def __init__(self, *arguments: str, home: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, home: Path, env: dict[str, str] | None = None, command: Sequence[str] = ROLLCALL
+    ) -> None:
         self.log = home / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen(
-                [*ROLLCALL, *arguments],
+                [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "ROLLCALL_DATA_DIR": str(home / "data"), **(env or {})},
+                preexec_fn=die_with_parent(signal.SIGKILL),
                 start_new_session=True,
             )
 
@@ -33,6 +39,7 @@ class Process:
     def __exit__(self, *_: object) -> None:
         if self.popen.poll() is None:
             self.popen.terminate()
+            self.resume()
             try:
                 self.popen.wait(10)
             except subprocess.TimeoutExpired:
@@ -52,6 +59,21 @@ class Process:
         """kill -9."""
         self.popen.kill()
         self.popen.wait()
+
+    def pause(self) -> None:
+        """It stands still from now on."""
+        self.popen.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on."""
+        self.popen.send_signal(signal.SIGCONT)
+
+    def memory(self) -> int:
+        """Resident bytes, in MB."""
+        for line in Path(f"/proc/{self.popen.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) // 1024
+        return 0
 
     def interrupt(self) -> float:
         """Ctrl-C; returns the seconds until it ended."""

@@ -26,6 +26,7 @@ from rich.table import Table
 
 import rollcall
 from rollcall.bus.connection import barrier
+from tests.bench.liveness import deaths, frozen
 from tests.bench.load import answer_bare, send_beats
 from tests.conftest import eventually, leads
 from tests.processes import Process
@@ -235,7 +236,15 @@ async def restart() -> Rows:
     ]
 
 
-ALL = {"registrations": registrations, "latency": latency, "beats": beats, "discover": discover, "restart": restart}
+ALL = {
+    "registrations": registrations,
+    "latency": latency,
+    "beats": beats,
+    "discover": discover,
+    "restart": restart,
+    "deaths": deaths,
+    "frozen": frozen,
+}
 
 
 async def main(wanted: list[str]) -> None:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
+from rollcall.bus.connection import barrier
 from tests.bus.plain import plain
 from tests.conftest import eventually
 
@@ -135,3 +137,24 @@ async def test_bad_questions_are_answered_with_their_error(bus):
             answer = await client.question(subject, body)
             assert answer["error"] == "invalid", (subject, body, answer)
         assert (await client.question("discover.worker"))["count"] == 0
+
+
+async def test_nonsense_in_combined_beats_is_told_once_a_second(bus):
+    with capture_logs() as logs:
+        async with bus.served() as registry, bus.agent_connection() as attacker:
+            for _ in range(5000):
+                await attacker.publish(f"rollcall.{bus.realm}.heartbeats.h", b"{")
+            await barrier(attacker)
+            await registry.info()
+
+    assert 1 <= sum(log["event"] == "combined beats cannot be read" for log in logs) < 5
+
+
+async def test_a_loop_that_stands_still_longer_than_any_ttl_is_refused(bus):
+    async with bus.served() as registry, plain(bus) as client:
+        await registry.register("worker", "a", ttl=None)
+
+        await client.send("heartbeat.worker.a", {"loop_lag": 1e308})
+
+        await eventually(client.rejected)
+        assert (await registry.get("a")).liveness == "live"

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 import rollcall
 from rollcall import ChangeKind, Health, Position
-from rollcall.bus.connection import without_password
+from rollcall.bus.connection import barrier, without_password
 from rollcall.bus.roll import Roll
 from rollcall.core.errors import Unauthorized
 from tests.bus.plain import plain
@@ -308,13 +308,27 @@ async def test_an_agent_cannot_answer_for_the_registry(bus):
         assert [len(await registry.discover("worker")) for _ in range(50)] == [1] * 50
 
 
-async def test_only_a_roll_call_is_a_roll_call(bus):
-    async with bus.served() as registry, registry.agent("worker", "x") as me, bus.agent_connection() as attacker:
-        await registry.deregister("worker", me.id)
+async def test_only_a_roll_call_is_a_roll_call(bus, monkeypatch):
+    answered = []
+    monkeypatch.setattr(rollcall.Agent, "answer_roll_call", lambda _, window: answered.append(window))
+    async with bus.served() as registry, registry.agent("worker", "x"), bus.agent_connection() as attacker:
+        await eventually(lambda: calls(registry), what="a call beside the one that every new roll makes")
+        await eventually(lambda: answered)
+        before = len(answered)
+
         await attacker.publish(f"rollcall.{bus.realm}.info", reply=f"rollcall.{bus.realm}.rollcall")
-        await attacker.flush()
-        await registry.register("scout", "later")
-        assert ids(await registry.discover("worker")) == []
+        await barrier(attacker)
+        await eventually(lambda: calls(registry))
+
+        await eventually(lambda: len(answered) > before)
+        assert len(answered) == before + 1
+
+
+async def calls(registry):
+    try:
+        return await registry.call_roll()
+    except rollcall.Busy:
+        return None
 
 
 def test_threads_that_still_ask_when_the_sync_block_ends_are_told(nats_server):

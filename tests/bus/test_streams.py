@@ -2,16 +2,17 @@
 
 import pytest
 
-from rollcall.bus import streams
-from rollcall.bus.follow import Follower, RolledBack
+from rollcall.bus import shapes, streams
+from rollcall.bus.follow import Follower
+from rollcall.bus.streams import Unsound
 from rollcall.core.errors import Misconfigured, Unavailable
 from tests.conftest import eventually
 
 
 async def test_a_stream_with_another_configuration_is_an_error_that_names_the_difference(bus):
     async with bus.worker_connection() as inside:
-        wanted = streams.roll_config(bus.subjects, 1)
-        await streams.ensure(inside, wanted, now=1)
+        wanted = shapes.roll_config(bus.subjects, 1)
+        await streams.ensure(inside, wanted, epoch="1-0")
         different = {
             **wanted,
             "max_msgs_per_subject": 3,
@@ -31,8 +32,8 @@ async def test_a_stream_with_another_configuration_is_an_error_that_names_the_di
 
 async def test_a_stream_keeps_its_epoch_when_it_is_found_again(bus):
     async with bus.worker_connection() as inside:
-        first = await streams.ensure(inside, streams.inbox_config(bus.subjects, 1), now=1)
-        again = await streams.ensure(inside, streams.inbox_config(bus.subjects, 1), now=2)
+        first = await streams.ensure(inside, shapes.inbox_config(bus.subjects, 1), epoch="1-0")
+        again = await streams.ensure(inside, shapes.inbox_config(bus.subjects, 1), epoch="2-0")
 
         assert first.epoch.startswith("1-")
         assert again.epoch == first.epoch
@@ -41,12 +42,12 @@ async def test_a_stream_keeps_its_epoch_when_it_is_found_again(bus):
 async def test_whoever_may_not_touch_streams_is_told_so(bus):
     async with bus.agent_connection() as outside:
         with pytest.raises(Unavailable, match="JetStream"):
-            await streams.ensure(outside, streams.inbox_config(bus.subjects, 1), now=1)
+            await streams.ensure(outside, shapes.inbox_config(bus.subjects, 1), epoch="1-0")
 
 
 async def test_a_follower_reads_everything_once_and_heals_when_its_consumer_is_gone(bus):
     async with bus.worker_connection() as inside:
-        await streams.ensure(inside, streams.inbox_config(bus.subjects, 1), now=1)
+        await streams.ensure(inside, shapes.inbox_config(bus.subjects, 1), epoch="1-0")
         subject = f"rollcall.{bus.realm}.register.worker.a"
         for _ in range(2500):
             await inside.publish(subject, b"{}")
@@ -65,8 +66,8 @@ async def test_a_follower_reads_everything_once_and_heals_when_its_consumer_is_g
 
 async def test_a_follower_says_when_the_stream_lost_what_was_read(bus):
     async with bus.worker_connection() as inside:
-        await streams.ensure(inside, streams.inbox_config(bus.subjects, 1), now=1)
-        with pytest.raises(RolledBack, match="100 was read"):
+        await streams.ensure(inside, shapes.inbox_config(bus.subjects, 1), epoch="1-0")
+        with pytest.raises(Unsound, match="100 was read"):
             await anext(Follower(inside, bus.subjects.inbox_stream, 100).batches())
 
 

@@ -116,7 +116,8 @@ def test_doctor_says_that_all_is_well(up):
     findings = told(up, "doctor")["findings"]
 
     assert {one["check"]: one["verdict"] for one in findings} == dict.fromkeys(
-        ["server", "streams", "workers", "leader", "commands", "broadcast", "clock", "guard"], "ok"
+        ["server", "streams", "workers", "leader", "snapshot", "commands", "broadcast", "clock", "evidence", "guard"],
+        "ok",
     )
 
 

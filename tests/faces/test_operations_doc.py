@@ -67,7 +67,8 @@ def options_of(*subcommand: str) -> set[str]:
 
 @pytest.mark.parametrize("line", command_lines(), ids=" ".join)
 def test_every_command_exists_with_its_options(line: list[str]) -> None:
-    subcommand = [word for word in line[1:2] if not word.startswith("-")]
+    # Only `guard` has commands of its own.
+    subcommand = [word for word in line[1 : 3 if line[1] == "guard" else 2] if not word.startswith("-")]
     given = {word for word in line[1:] if re.match(r"--?[a-z]", word)}
 
     assert given <= options_of(*subcommand)
@@ -126,7 +127,8 @@ def test_the_defaults_of_the_bounds_are_those_of_the_settings() -> None:
     told = {cells[0].strip("`"): cells[2] for cells in rows("Environment variables") if len(cells) == 4}
 
     for name, field in Tuning.model_fields.items():
-        assert float(told[f"ROLLCALL_{name.upper()}"]) == field.default, name
+        default = told[f"ROLLCALL_{name.upper()}"]
+        assert (None if default == "none" else float(default)) == (field.default or None), name
 
 
 def test_a_program_is_told_whom_it_runs_as() -> None:
@@ -234,7 +236,8 @@ def events() -> list[str]:
 
 @pytest.mark.parametrize("event", events())
 def test_every_event_that_is_named_is_logged_somewhere(event: str) -> None:
-    assert any(re.search(rf'log\.\w+\(\s*"{re.escape(event)}"', path.read_text()) for path in SOURCES)
+    said = re.compile(rf'(?:log\.\w+|tell)\(\s*"{re.escape(event)}"')
+    assert any(said.search(path.read_text()) for path in SOURCES)
 
 
 # Accounts
@@ -279,16 +282,22 @@ def _address(process: subprocess.Popen[bytes], home: Path) -> str:
     return str(ports["nats"][0]).removeprefix("nats://")
 
 
-def signed_in(user: str, address: str) -> str:
+def signed_in(user: str, address: str, variable: str = "ROLLCALL_NATS") -> str:
     """The URL that the document exports for a user, on the test server."""
-    (url,) = re.findall(rf"^\$ export ROLLCALL_NATS=(nats://{user}:\S+@127\.0\.0\.1:4222)$", TEXT, re.MULTILINE)
+    (url,) = re.findall(rf"^\$ export {variable}=(nats://{user}:\S+@127\.0\.0\.1:4222)$", TEXT, re.MULTILINE)
     return str(url).replace("127.0.0.1:4222", address)
 
 
 @asynccontextmanager
 async def served(address: str, realm: str, home: Path) -> AsyncIterator[rollcall.Registry]:
     """A worker signed in as the document says, and a registry as an agent."""
-    settings = WorkerSettings(url=signed_in("worker", address), realm=realm, name="w1", snapshot=home / "w1.db")
+    settings = WorkerSettings(
+        url=signed_in("worker", address),
+        realm=realm,
+        name="w1",
+        snapshot=home / "w1.db",
+        system_url=signed_in("watcher", address, "ROLLCALL_SYSTEM_NATS"),
+    )
     async with serving(settings), rollcall.connect(signed_in("agent", address), realm=realm) as registry:
         await leads(registry)
         yield registry
@@ -337,6 +346,7 @@ async def test_with_that_configuration_an_agent_may_neither_touch_a_stream_nor_s
             forbidden = [
                 f"$JS.API.STREAM.PURGE.{subjects.roll_stream}",
                 f"$KV.{subjects.roll_bucket}.worker.a1",
+                subjects.peers,
                 *(f"rollcall.guarded.{subject.replace('*', 'x')}" for subject in TOLD),
             ]
             for subject in forbidden:

@@ -31,7 +31,15 @@ NOW = "2026-11-20T14:40:00.123Z"
 PROFILE = Profile(name="x", capabilities=("ocr",), services=(), metadata={"a": [1, None]}, ttl=None)
 RECORD = Record(id="a1", role="worker", name="x", registered_at=NOW, updated_at=NOW)
 ENTRY = Entry(id="a1", role="worker", name="x", registered_at=NOW, updated_at=NOW, revision=3, liveness=Liveness.LIVE)
-BEACON = {"epoch": "1-a", "revision": 3, "leader": "w1", "guard": None, "inbox": {"waiting": 0}, "roles": {"worker": 3}}
+BEACON = {
+    "epoch": "1-a",
+    "revision": 3,
+    "leader": "w1",
+    "guard": None,
+    "inbox": {"waiting": 0},
+    "roles": {"worker": 3},
+    "sums": {"worker": 6},
+}
 SIGNATURE = {"epoch": "1-a", "revision": 3, "worker": "w1", "guard": None}
 
 
@@ -72,8 +80,9 @@ def test_every_subject_that_agents_use_has_a_channel():
     wanted = {"roll_call": "rollcall"}
     verbs = {subject.split(".")[2] for subject in subjects.commands()}
 
-    # `roll` and `lease` are subjects of the workers' own streams.
-    told = {wanted.get(name, name) for name in (names | asked) - {"command", "commands", "roll", "lease"}} | verbs
+    # `roll` and `lease` are subjects of the workers' own streams; on `peers` workers speak among themselves.
+    own = {"command", "commands", "roll", "lease", "peers"}
+    told = {wanted.get(name, name) for name in (names | asked) - own} | verbs
 
     assert told == DOCUMENT["channels"].keys() - {"reply"}
 

@@ -273,9 +273,13 @@ def test_lost_recovered_and_expired_keep_the_cause():
     assert isinstance(back, Accepted)
     assert (back.kind, back.record.lost_at, back.record.cause) == (ChangeKind.RECOVERED, None, cause)
 
-    expired = decide(held(), Expire(role="worker", id="a1", reason=""), now=LATER)
+    expired = decide(Place(lost.record, 8, lost.kind, LATER), Expire(role="worker", id="a1", reason=""), now=LATER)
     assert isinstance(expired, Accepted)
     assert (expired.kind, expired.record.cause) == (ChangeKind.EXPIRED, cause)
+
+
+def test_an_agent_that_came_back_is_not_forgotten():
+    assert decide(held(), Expire(role="worker", id="a1", reason=""), now=LATER) == Unchanged(held())
 
 
 def test_who_is_lost_is_not_lost_twice_and_who_is_live_does_not_recover():

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollcall.core.leases import Leases, Stage
+from rollcall.core.lease import Stage
+from rollcall.core.leases import Leases
 from rollcall.core.liveness import liveness, missed_beats
 from rollcall.core.records import Beat, Liveness, Record, Status
 
@@ -87,7 +88,7 @@ def test_extending_gives_everybody_what_was_missed():
     leases = Leases()
     leases.grant("w.a1", record(), 0.0)
 
-    leases.extend(10.0)
+    leases.extend(10.0, 20.0)
 
     assert due(leases, 34.9) == []
     assert due(leases, 35.0) == [("w.a1", Stage.FRESH)]

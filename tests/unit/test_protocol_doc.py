@@ -7,12 +7,12 @@ import shlex
 import pytest
 from msgspec import Struct
 
-from rollcall.bus import asyncapi, headers, streams
+from rollcall.bus import asyncapi, headers, shapes
 from rollcall.bus.subjects import Subjects
 from rollcall.core import limits
 from rollcall.core.commands import Mode
 from rollcall.core.errors import BY_CODE
-from rollcall.core.leases import MISSED_IS_SUSPECT
+from rollcall.core.lease import MISSED_IS_SUSPECT
 from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.patch import FIXED
 from rollcall.core.query import Query
@@ -94,11 +94,11 @@ def test_the_times_are_those_of_the_code():
 
 
 def test_the_bounds_of_the_inbox_are_those_of_the_code():
-    inbox = streams.inbox_config(Subjects("r"), 1)
+    inbox = shapes.inbox_config(Subjects("r"), 1)
 
     hours, mebibytes = inbox["max_age"] // 3600 // 10**9, inbox["max_bytes"] >> 20
     assert f"at most {hours} h, {mebibytes} MiB, {inbox['max_msg_size']} bytes each with headers" in TEXT
-    assert f"history {streams.HISTORY}" in TEXT
+    assert f"history {shapes.HISTORY}" in TEXT
 
 
 def test_examples_publish_json_where_a_client_may():
