@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,6 +19,10 @@ from rollcall.bus.connection import connected
 from rollcall.bus.subjects import Subjects
 from rollcall.embedded import EmbeddedServer, running
 from rollcall.worker import Worker, WorkerSettings, serving
+
+# A shell starts background jobs with SIGINT ignored, and whoever ignores it hands that on: Ctrl-C is part of what is
+# tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 
