@@ -40,6 +40,18 @@ def decode(data: bytes, kind: type[T]) -> T:
         _refuse(error)
 
 
+def convert(value: Any, kind: type[T]) -> T:  # Any: what a program says
+    """`value` as a `kind`.
+
+    Raises:
+        Invalid: it is none; the message says where.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        _refuse(error)
+
+
 def decode_record(data: bytes) -> Record:
     """The value of the roll as a record.
 
@@ -165,6 +177,15 @@ def _refuse(error: Exception) -> NoReturn:
     if isinstance(error, RecursionError):
         raise Invalid("the JSON is nested too deep; flatten it") from error
     raise Invalid(f"the payload is wrong: {error}") from error
+
+
+def check_depth(value: object) -> None:
+    """Says no to free-form JSON that nests too deep.
+
+    Raises:
+        Invalid: it does.
+    """
+    _check_depth(value, limits.NESTING)
 
 
 def _check_free_form(profile: Profile) -> None:

@@ -93,7 +93,10 @@ def _register(held: Place | None, command: Register, now: Milliseconds, disconne
     if command.mode is Mode.CREATE:
         raise _conflict(held, "choose another id, or register with mode claim or takeover")
     if record.owner and record.owner != profile.owner:
-        raise Denied(f"{record.role} {record.id!r} belongs to {record.owner!r}; only that owner may register it")
+        raise Denied(
+            f"{record.role} {record.id!r} belongs to {record.owner!r}; only that owner may register it",
+            owner=record.owner,
+        )
     if record.role != profile.role:
         raise _conflict(held, f"deregister it first to register it as {profile.role}")
     if record.owner == profile.owner and record.incarnation == profile.incarnation:
@@ -165,7 +168,12 @@ def _said_again(held: Place, profile: Profile, command: Register, now: Milliseco
 
 
 def _same_content(old: Record, new: Record) -> bool:
-    return old == replace(new, updated_at=old.updated_at, cause=old.cause, signature=old.signature)
+    return _equal(old, replace(new, updated_at=old.updated_at, cause=old.cause, signature=old.signature))
+
+
+def _equal(one: Record, other: Record) -> bool:
+    """Whether a reader sees no difference: Python takes 1 and true for equal, JSON does not."""
+    return one == other and codec.encode(one) == codec.encode(other)
 
 
 def _new_record(profile: Profile, command: Register, now: Milliseconds) -> Record:
@@ -216,7 +224,7 @@ def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
     updated = codec.from_members(patched(codec.members(record), command.patch))
     if command.beat and record.lost_at is not None:
         updated = replace(updated, lost_at=None)
-    if updated == record:
+    if _equal(updated, record):
         return Unchanged(held)
     return Accepted(ChangeKind.UPDATED, replace(updated, updated_at=timestamp(now), cause=command.cause))
 

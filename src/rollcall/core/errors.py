@@ -4,6 +4,7 @@
 error                   status  what to do
 ======================  ======  =================================================
 Invalid                 400     mend the request
+Waits                   202     wait: an operator has to approve it
 Unauthorized            401     sign in, or sign the command
 Denied                  403     somebody else owns it, or a policy refused
 NotFound                404     register first, or look for another id
@@ -38,6 +39,13 @@ class Invalid(RollcallError):
 
     code = "invalid"
     status = 400
+
+
+class Waits(RollcallError):
+    """Nothing is wrong, and nothing happened yet: the command waits for an approval."""
+
+    code = "pending"
+    status = 202
 
 
 class Unauthorized(RollcallError):
@@ -97,6 +105,6 @@ class Misconfigured(RollcallError):
 
 
 BY_CODE: dict[str, type[RollcallError]] = {
-    kind.code: kind for kind in (Invalid, Unauthorized, Denied, NotFound, Conflict, TooLarge, Busy, Unavailable)
+    kind.code: kind for kind in (Invalid, Waits, Unauthorized, Denied, NotFound, Conflict, TooLarge, Busy, Unavailable)
 }
 """The errors that travel on the bus, by the code they carry there."""

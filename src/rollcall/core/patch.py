@@ -55,3 +55,16 @@ def merge(target: Any, patch: Any) -> Any:  # Any: RFC 7396 is defined on every 
         else:
             result[name] = merge(result.get(name), value)
     return result
+
+
+def patch_between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The merge patch that makes `after` of `before`. No member of `after`, however deep, may be null."""
+    patch: dict[str, Any] = dict.fromkeys(before.keys() - after.keys())
+    for name, value in after.items():
+        held = before.get(name)
+        if isinstance(held, dict) and isinstance(value, dict):
+            if held != value:
+                patch[name] = patch_between(held, value)
+        elif name not in before or held != value:
+            patch[name] = value
+    return patch

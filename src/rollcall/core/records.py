@@ -95,7 +95,8 @@ class Profile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     ``owner`` is empty for an unowned agent; ``nkey:U...`` comes only from a verified signature. ``incarnation`` says
     which life of the agent speaks: the milliseconds of its start. ``host`` is the token of the process or machine
-    whose combined beats count for the agent.
+    whose combined beats count for the agent. An agent that says ``keep`` is never forgotten: once lost, it stays on
+    the roll until it is deregistered.
     """
 
     id: str = ""
@@ -119,6 +120,7 @@ class Profile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     owner: Label = ""
     host: Label = ""
     origin: Label = ""
+    keep: bool = False
     pointers: TextByName = {}
     extensions: Annotated[dict[Label, FreeForm], Meta(max_length=limits.LIST_ITEMS)] = {}
 
@@ -145,7 +147,10 @@ class Record(Profile, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Health(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """How an agent feels, in its own numbers. ``loop_lag`` is seconds since its own loop last turned."""
+    """How an agent feels, in its own numbers. ``loop_lag`` is seconds since its own loop last turned.
+
+    ``checked_at`` is when it last said so, by the registry's clock; what an agent sends there is ignored.
+    """
 
     status: Label = ""
     cpu_percent: float | None = None
@@ -155,6 +160,7 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     uptime_seconds: float | None = None
     loop_lag: Lag | None = None
     metrics: FreeForm = {}
+    checked_at: Timestamp | None = None
 
 
 class Beat(Health, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -235,3 +241,14 @@ class Place(Struct, frozen=True, gc=False):
     def gone(self) -> bool:
         """A tombstone: the agent left or was forgotten."""
         return self.kind in ENDINGS
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """A message to an agent; `timestamp` is when it was sent, `id` 12 hex digits."""
+
+    to: str
+    type: str = ""
+    content: str = ""
+    data: Any = None  # whatever JSON can hold
+    timestamp: str = ""
+    id: str = ""
