@@ -6,6 +6,7 @@ COMMAND = "Rollcall-Command"
 INCARNATION = "Rollcall-Incarnation"
 EXPECTED_REVISION = "Rollcall-Expected-Revision"
 BEAT = "Rollcall-Beat"
+WORKER = "Rollcall-Worker"
 
 CHANGE = "Rollcall-Change"
 REASON = "Rollcall-Reason"

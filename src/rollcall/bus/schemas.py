@@ -115,7 +115,38 @@ _BY_HAND: dict[str, Json] = {
         )
     ),
     "Found": {"description": "One agent, to the moment.", "allOf": [_ref("Entry"), _ref("Signature")]},
-    "History": _signed(_object("Changes of one agent, oldest first.", "changes", changes=_list(_ref("Change")))),
+    "History": _signed(
+        _object(
+            "Changes of one agent, oldest first; and commands about it that a judge or an operator refused.",
+            "changes refusals",
+            changes=_list(_ref("Change")),
+            refusals=_list(_ANYTHING),
+        )
+    ),
+    "Letter": _object(
+        "A message to an agent.",
+        "to type content data timestamp id",
+        to=_TEXT,
+        type=_TEXT,
+        content=_TEXT,
+        data={},
+        timestamp=_TEXT,
+        id=_TEXT,
+    ),
+    "Letters": _signed(_object("Messages to one agent, newest first.", "messages", messages=_list(_ref("Letter")))),
+    "Case": _object(
+        "A command that somebody has to judge: a `profile`, a `patch` or a `reason`, by the verb.",
+        "verb role id held",
+        verb={"enum": ["register", "update", "deregister"]},
+        role=_TEXT,
+        id=_TEXT,
+        held=_maybe(_ref("Record")),
+        profile=_ref("Profile"),
+        patch=_ANYTHING,
+        reason=_TEXT,
+    ),
+    "Judgement": _object("Whether a command may happen, and why not.", "allow", allow=_FLAG, reason=_TEXT),
+    "OperatorsWord": _object("Whom it is about, in `approve` and `deny`.", id=_TEXT, reason=_TEXT, by=_TEXT),
     "Caught": _signed(
         _object(
             "Changes after a position; or with `too_old` the agents themselves, page by page.",
@@ -142,6 +173,7 @@ _BY_HAND: dict[str, Json] = {
             durable=_WHOLE,
             agents=_WHOLE,
             beats=_WHOLE,
+            counts={**_ANYTHING, "description": "What the worker counted and timed since it started."},
             leads=_FLAG,
             connection_evidence={**_TEXT, "description": "`on`, or why not and what to do."},
             liveness=_COUNTS,
@@ -161,7 +193,10 @@ _BY_HAND: dict[str, Json] = {
         flapping=_FLAG,
     ),
     "Operated": _object(
-        "What was done: `released` and the guard that was, or how many `agents` are called within `window` seconds.",
+        "What was done: `released` and the guard that was; how many `agents` are called within `window` seconds; "
+        "what is `pending`; or whether a command was `approved`.",
+        pending=_list(_ANYTHING),
+        approved=_FLAG,
         released=_FLAG,
         guard=_maybe(_ref("Guarding")),
         agents=_WHOLE,

@@ -10,6 +10,14 @@ HISTORY = 16
 INBOX_BYTES = 64 << 20
 """Some hundred thousand commands that wait; the server sets as much disk aside."""
 
+MESSAGES_BYTES = 64 << 20
+MESSAGES_OF_ONE = 100
+MESSAGES_AGE = 24 * 3600
+"""Seconds; 100 messages for a day is what the NOA registry keeps."""
+
+PENDING_BYTES = 64 << 20
+REFUSALS_AGE = 30 * 24 * 3600
+
 _SECOND = 1_000_000_000
 
 
@@ -73,6 +81,45 @@ def leases_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
         "deny_delete": True,
         "allow_direct": True,
         "allow_msg_ttl": True,
+    }
+
+
+def messages_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
+    """The newest messages to each agent. Nothing here lets whoever may write to one agent touch another's."""
+    return {
+        "name": subjects.messages_stream,
+        "subjects": [subjects.message("*")],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "max_age": MESSAGES_AGE * _SECOND,
+        "max_bytes": MESSAGES_BYTES,
+        "max_msgs_per_subject": MESSAGES_OF_ONE,
+        "max_msg_size": limits.RECORD_BYTES + 4096,
+        "num_replicas": replicas,
+        "allow_rollup_hdrs": False,
+        "allow_msg_schedules": False,
+        "allow_atomic": False,
+        "allow_direct": True,
+    }
+
+
+def pending_config(subjects: Subjects, replicas: int) -> dict[str, Any]:
+    """Commands that wait for a verdict, and the newest refusals of each agent."""
+    return {
+        "name": subjects.pending_stream,
+        "subjects": [f"$KV.{subjects.pending_bucket}.>"],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "max_age": REFUSALS_AGE * _SECOND,
+        "max_bytes": PENDING_BYTES,
+        "max_msgs_per_subject": 1,
+        "max_msg_size": 2 * limits.RECORD_BYTES,
+        "num_replicas": replicas,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
     }
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from nats.aio.client import Client
 
 from rollcall.bus import connection
-from rollcall.bus.shapes import check_shape, inbox_config, leases_config
+from rollcall.bus.shapes import check_shape, inbox_config, leases_config, messages_config, pending_config
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec
 from rollcall.core.errors import Unavailable
@@ -84,14 +84,15 @@ async def ensure(client: Client, wanted: dict[str, Any], *, epoch: str) -> Strea
 
 
 async def ensure_beside_roll(client: Client, subjects: Subjects, replicas: int, now: Milliseconds) -> None:
-    """Makes or checks inbox and leases. The roll is made by whoever may seed it.
+    """Makes or checks every stream but the roll, which is made by whoever may seed it.
 
     Raises:
         Misconfigured: one has another configuration.
         Unavailable: JetStream did not answer.
     """
     await ensure(client, inbox_config(subjects, replicas), epoch=new_epoch(now))
-    await ensure(client, leases_config(subjects, replicas), epoch=new_epoch(now))
+    for config in (leases_config, messages_config, pending_config):
+        await ensure(client, config(subjects, replicas), epoch=new_epoch(now))
 
 
 async def state(client: Client, name: str) -> StreamState:

@@ -84,6 +84,10 @@ class Subjects:
         self.roll_stream = f"KV_{self.roll_bucket}"
         self.leases_bucket = f"rollcall-leases_{realm}"
         self.leases_stream = f"KV_{self.leases_bucket}"
+        self.pending_bucket = f"rollcall-pending_{realm}"
+        self.pending_stream = f"KV_{self.pending_bucket}"
+        self.messages_stream = f"ROLLCALL_{realm}_MESSAGES"
+        self.policy = f"{self._root}.policy"
         self.beacon = f"{self._root}.beacon"
         self.roll_call = f"{self._root}.rollcall"
         self.peers = f"{self._root}.peers"
@@ -146,6 +150,18 @@ class Subjects:
     def ping(self, id: str) -> str:
         """Where an agent is asked whether it lives; `id` is a token."""
         return f"{self._root}.ping.{id}"
+
+    def message(self, id: str) -> str:
+        """Where messages to an agent go; `id` is a token."""
+        return f"{self._root}.message.{id}"
+
+    def messages(self, id: str) -> str:
+        """Where the messages to an agent are asked for; `id` is a token."""
+        return f"{self._root}.messages.{id}"
+
+    def pending(self, name: str) -> str:
+        """A key of the pending bucket."""
+        return f"$KV.{self.pending_bucket}.{name}"
 
     def roll(self, key: str) -> str:
         """Where the roll keeps an agent."""

@@ -2,10 +2,10 @@
 
 ::
 
-    AGENTS  --register, update, deregister, hello, the questions-->  REGISTRY   (services)
+    AGENTS  --commands, hello, the questions, messages----------->   REGISTRY   (services)
     AGENTS  --heartbeat, heartbeats----------------------------->    REGISTRY   (streams: cheap, many)
     REGISTRY --changes, outcome, rejected, signs, beacon, rollcall--> AGENTS    (streams)
-    REGISTRY --ping------------------------------------------------> AGENTS     (service)
+    REGISTRY --ping, policy----------------------------------------> AGENTS     (services)
     SYS      --connect, disconnect; connz--------------------------> REGISTRY
 
 Streams live in REGISTRY, so nobody but a worker can touch one, whatever he publishes.
@@ -28,6 +28,8 @@ ASKED = (
     "list",
     "since",
     "info",
+    "message.*",
+    "messages.*",
     "operate.*",
 )
 """What agents may ask of the registry."""
@@ -41,7 +43,8 @@ TOLD = ("changes.*.*", "outcome.*.*.*", "rejected.*.*", "signs.*.*", "beacon", "
 BEATS = ("heartbeat.*.*", "heartbeats.*")
 """What agents send without an answer."""
 
-PING = "ping.*"
+ASKED_BACK = ("ping.*", "policy")
+"""What the registry asks of agents: whether they live, and of a judge whether a command may happen."""
 
 AGENT_USER = "agent"
 """Who comes without a key is this user of AGENTS."""
@@ -114,7 +117,7 @@ def _registry(key: str) -> dict[str, Any]:
         ],
         "imports": [
             *({"stream": {"account": "AGENTS", "subject": _of_any_realm(subject)}} for subject in BEATS),
-            {"service": {"account": "AGENTS", "subject": _of_any_realm(PING)}},
+            *({"service": {"account": "AGENTS", "subject": _of_any_realm(subject)}} for subject in ASKED_BACK),
             {"stream": {"account": "SYS", "subject": "$SYS.ACCOUNT.AGENTS.CONNECT"}},
             {"stream": {"account": "SYS", "subject": "$SYS.ACCOUNT.AGENTS.DISCONNECT"}},
             {"service": {"account": "SYS", "subject": "$SYS.REQ.ACCOUNT.AGENTS.CONNZ"}},
@@ -127,7 +130,7 @@ def _agents() -> dict[str, Any]:
         "users": [{"user": AGENT_USER, "password": "", "permissions": AGENT_PERMISSIONS}],
         "exports": [
             *({"stream": _of_any_realm(subject), "accounts": ["REGISTRY"]} for subject in BEATS),
-            {"service": _of_any_realm(PING), "accounts": ["REGISTRY"]},
+            *({"service": _of_any_realm(subject), "accounts": ["REGISTRY"]} for subject in ASKED_BACK),
         ],
         "imports": [
             *({"service": {"account": "REGISTRY", "subject": _of_any_realm(subject)}} for subject in ASKED),

@@ -142,7 +142,9 @@ async def _ready(process: subprocess.Popen[bytes], data_dir: Path, settings: Ser
 
 
 def _why_ended(data_dir: Path, settings: ServerSettings) -> Misconfigured:
-    lines = (data_dir / LOG).read_text(errors="replace").splitlines()
+    log = data_dir / LOG
+    # A configuration that it refuses ends it before there is a log.
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     last = next((line for line in reversed(lines) if "[FTL]" in line or "[ERR]" in line), lines[-1] if lines else "")
     if "address already in use" in last:
         return PortTaken(
