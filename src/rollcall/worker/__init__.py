@@ -1,6 +1,7 @@
 """The registry's side: lead, follow, answer, watch leases."""
 
+from rollcall.worker.governing import GoverningSettings
 from rollcall.worker.settings import WorkerSettings
 from rollcall.worker.worker import Worker, serving
 
-__all__ = ["Worker", "WorkerSettings", "serving"]
+__all__ = ["GoverningSettings", "Worker", "WorkerSettings", "serving"]

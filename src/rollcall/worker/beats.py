@@ -1,5 +1,6 @@
 """Signs of life, folded into leases: the hot path. Nothing here touches a disk or answers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -7,11 +8,14 @@ import structlog
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
+from rollcall.bus import headers as h
 from rollcall.bus.subjects import Subjects
 from rollcall.core import limits
+from rollcall.core.codec import check_depth
 from rollcall.core.errors import Invalid, NotFound, RollcallError
-from rollcall.core.instants import Seconds
+from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.lease import Lease
 from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.records import Beat
@@ -37,7 +41,8 @@ class Hearing(Struct, frozen=True):
 class Beats:
     """Listens to every beat of the realm. `hearing` is set while this worker leads."""
 
-    def __init__(self, client: Client, subjects: Subjects, roster: Roster) -> None:
+    def __init__(self, client: Client, subjects: Subjects, roster: Roster, *, worker: str) -> None:
+        self._worker = worker
         self._client = client
         self._subjects = subjects
         self._roster = roster
@@ -45,6 +50,8 @@ class Beats:
         self._many = len(subjects.heartbeats(""))
         self.hearing: Hearing | None = None
         self.count = 0
+        self._taken = 0
+        self._subscriptions: list[Subscription] = []
         self._nonsense = 0
         self._complained_at: Seconds = 0.0
 
@@ -54,16 +61,29 @@ class Beats:
             (self._subjects.heartbeat("*.*"), self._on_one),
             (self._subjects.heartbeats("*"), self._on_many),
         ):
-            await self._client.subscribe(
-                subject, cb=hear, pending_msgs_limit=PENDING_BEATS, pending_bytes_limit=PENDING_BYTES
+            self._subscriptions.append(
+                await self._client.subscribe(
+                    subject, cb=hear, pending_msgs_limit=PENDING_BEATS, pending_bytes_limit=PENDING_BYTES
+                )
             )
 
+    async def caught_up(self) -> None:
+        """Returns once every beat that has arrived by now is folded: who beats and then asks sees its beat."""
+        wanted = self._taken + sum(subscription.pending_msgs for subscription in self._subscriptions)
+        # An event would cost every beat, and this turns a few times at most.
+        while self._taken < wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
     async def _on_one(self, message: Msg) -> None:
+        self._taken += 1
         self.count += 1
         key = message.subject[self._single :]
         data = message.data
         clock = self._roster.clock
-        if not data:
+        if message.headers is not None and message.headers.get(h.WORKER) == self._worker:
+            # Told by ourselves to the other workers: here it counted when the command was decided.
+            lease = self._roster.leases.get(key)
+        elif not data:
             lease = self._roster.leases.beat(key, 0, clock.now(), clock.wall())
             if lease is not None:
                 lease.stuck_for = 0.0
@@ -78,11 +98,12 @@ class Beats:
             if lease is not None:
                 lease.stuck_for = beat.loop_lag or 0.0
                 if beat.says_health:
-                    lease.beat = beat
+                    lease.beat = msgspec.structs.replace(beat, checked_at=timestamp(clock.wall()))
         if self.hearing is not None and (lease is None or lease.lost or lease.told or lease.stuck_for >= STUCK_AFTER):
             await self._attend(key, lease)
 
     async def _on_many(self, message: Msg) -> None:
+        self._taken += 1
         host = message.subject[self._many :]
         try:
             pairs = _beats.decode(message.data)
@@ -127,6 +148,9 @@ def _read(data: bytes) -> Beat:
     if len(data) > limits.HEALTH_BYTES:
         raise Invalid(f"a heartbeat has {len(data)} bytes; at most {limits.HEALTH_BYTES} are allowed")
     try:
-        return _beat.decode(data)
+        beat = _beat.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the heartbeat is wrong: {error}") from error
+    if beat.metrics:
+        check_depth(beat.metrics)
+    return beat

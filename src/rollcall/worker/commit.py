@@ -1,6 +1,7 @@
 """The only way to disk: one thread, one batch after the other, and word when a batch is safe."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -11,6 +12,7 @@ from rollcall.core.errors import Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.store.rows import Folded, Prepared, prepared
 from rollcall.store.snapshot import Snapshot
+from rollcall.worker.measures import Times
 from rollcall.worker.progress import Progress
 
 P = ParamSpec("P")
@@ -28,8 +30,9 @@ log = structlog.get_logger(__name__)
 class Committer:
     """Commits what is folded; `on_durable` is told of each batch that is on disk."""
 
-    def __init__(self, snapshot: Snapshot, on_durable: Callable[[list[Folded]], Awaitable[None]]) -> None:
+    def __init__(self, snapshot: Snapshot, on_durable: Callable[[list[Folded]], Awaitable[None]], times: Times) -> None:
         self.snapshot = snapshot
+        self._times = times
         self.durable = Progress()
         self.newest = 0
         self._on_durable = on_durable
@@ -122,7 +125,9 @@ class Committer:
         batch = self._waiting[:BATCH]
         if batch:
             # Prepared here, stored there: the thread then needs the interpreter lock hardly at all.
+            started = time.monotonic()
             await self.call(self.snapshot.apply, prepared(batch))
+            self._times.add(time.monotonic() - started)
             del self._waiting[: len(batch)]
             self._room.set()
         if not self._waiting:

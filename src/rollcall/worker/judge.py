@@ -96,6 +96,11 @@ class Judge:
             else:
                 await self._lose(key, lease, now)
 
+    async def sign_vanished(self) -> None:
+        """Tells of those whose connection ended while nobody led."""
+        for key, lease in self._roster.leases.vanished(self._roster.clock.now()):
+            await self.sign(key, lease)
+
     async def attend(self, key: str, lease: Lease) -> None:
         """There is news of an agent: of a lost one, or one that is more or less to be believed than was told."""
         if not lease.lost:

@@ -16,6 +16,7 @@ from functools import partial
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from rollcall.bus.follow import Follower, Stored
 from rollcall.bus.inbox import Asking, asking, read_command
@@ -25,14 +26,18 @@ from rollcall.core import codec
 from rollcall.core.commands import Command, Observed, Recover, Register, Update
 from rollcall.core.decide import Accepted, Rejected, Unchanged, decide
 from rollcall.core.errors import Busy, Conflict, RollcallError
-from rollcall.core.instants import Milliseconds, Seconds
+from rollcall.core.instants import Seconds
 from rollcall.core.lease import Lease
-from rollcall.core.records import Cause, Change, ChangeKind, Place
+from rollcall.core.records import Cause, Change, ChangeKind, Place, Record
 from rollcall.store.rows import Folded
+from rollcall.worker.antechamber import Antechamber
 from rollcall.worker.commit import Committer
+from rollcall.worker.governing import Governing
 from rollcall.worker.ledger import Ledger, Settled
 from rollcall.worker.outcomes import UNCHANGED, Outcomes
+from rollcall.worker.pending import Pending
 from rollcall.worker.roster import Roster
+from rollcall.worker.shelf import Shelf
 
 MAX_OPEN = 10_000
 """Commands taken and not settled; beyond it the inbox waits on the server."""
@@ -43,20 +48,6 @@ MOST_OF_ONE = 256
 RETRY: Seconds = 0.05
 
 log = structlog.get_logger(__name__)
-
-
-class Pending(Struct, gc=False):
-    """A command on its way. Commands of the registry itself have no `asking`."""
-
-    command: Command
-    asking: Asking | None = None
-    cause: Cause | None = None
-    stored_at: Milliseconds = 0
-    kind: ChangeKind | None = None
-    expected: int | None = None
-    on_nothing: bool = False
-    folded: bool = False
-    observed_at: Seconds = 0.0
 
 
 class Bounds(Struct, frozen=True):
@@ -79,6 +70,8 @@ class Lead:
         bounds: Bounds,
         folded_to: Callable[[int], Awaitable[None]],
         look: Callable[[], Awaitable[None]],
+        governing: Governing,
+        shelf: Shelf,
         start: Settled,
         replay_until: Mapping[str, int],
     ) -> None:
@@ -100,6 +93,17 @@ class Lead:
         self._room = asyncio.Event()
         self._room.set()
         self._tasks: asyncio.TaskGroup | None = None
+        self.antechamber = Antechamber(
+            self._busy,
+            governing,
+            shelf,
+            outcomes,
+            roster.clock,
+            advance=self._advance,
+            refuse=self._refuse,
+            settle=self._settle,
+            release=self._release,
+        )
         self.has_refusals = asyncio.Event()
 
     @property
@@ -115,6 +119,7 @@ class Lead:
     async def take(self, follower: Follower) -> None:
         """Decides what the inbox holds, until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
+            await self.antechamber.take_up()
             async for batch in follower.batches():
                 for stored in batch:
                     await self._take_one(stored)
@@ -175,12 +180,20 @@ class Lead:
         try:
             command = read_command(stored, *self._start.origin(stored.at))
         except RollcallError as error:
-            self._refuse(who, error)
+            self._refuse(Pending(None, who), error)
             return
-        pending = Pending(command, who, command.cause, stored.at)
+        pending = Pending(command, who, command.cause, stored, self._start.origin(stored.at))
+        if self.antechamber.holds(command.cause):
+            self._settle(pending)
+            return
+        if self.antechamber.queues(command.id):
+            await self.antechamber.behind(pending)
+            return
         waiting = self._busy.get(command.id)
         if waiting is not None and len(waiting) >= MOST_OF_ONE:
-            self._refuse(who, Busy(f"{len(waiting)} commands of {command.role} {command.id!r} wait already; slow down"))
+            self._refuse(
+                pending, Busy(f"{len(waiting)} commands of {command.role} {command.id!r} wait already; slow down")
+            )
         elif waiting is not None:
             waiting.append(pending)
         else:
@@ -210,6 +223,12 @@ class Lead:
             match outcome:
                 case Accepted():
                     self._check_bounds(place, outcome)
+                    if self.antechamber.concerns(pending) and not _is_only_back(place, outcome.record):
+                        assert self._tasks is not None
+                        asking_ = self.antechamber.ask(pending, place)
+                        self._tasks.create_task(asking_, name=f"may {pending.command.id!r} happen")
+                        return True
+                    self._joins(place, outcome)
                     await self._write(pending, outcome, place)
                     return True
                 case Unchanged():
@@ -218,7 +237,7 @@ class Lead:
                     raise outcome.error
         except RollcallError as error:
             if pending.asking is not None:
-                self._refuse(pending.asking, error)
+                self._refuse(pending, error)
         return False
 
     def _disconnected(self, place: Place | None) -> bool:
@@ -273,7 +292,9 @@ class Lead:
         What was stored before the command was is not of its making, whatever the numbers say.
         """
         mine = pending.cause
-        if pending.asking is None or mine is None or mine.seq > self._replay_until.get(mine.inbox_epoch, 0):
+        if pending.asking is None or mine is None:
+            return False
+        if not pending.shelved and mine.seq > self._replay_until.get(mine.inbox_epoch, 0):
             return False
         made = await self._committer.call(self._committer.snapshot.caused, mine)
         if made is not None and made.at >= pending.stored_at:
@@ -283,9 +304,7 @@ class Lead:
         standing = self._roster.place(pending.command.id)
         if standing is not None and standing.at >= pending.stored_at and _settled_after(standing.record.cause, mine):
             whom = f"{pending.command.role} {pending.command.id!r}"
-            self._refuse(
-                pending.asking, Conflict(f"a later command of {whom} is settled already; read it and try again")
-            )
+            self._refuse(pending, Conflict(f"a later command of {whom} is settled already; read it and try again"))
             return True
         return False
 
@@ -301,7 +320,7 @@ class Lead:
         if pending.asking is None:
             return
         await self._outcomes.accepted(pending.asking, place, what, data)
-        self._settle(pending.asking)
+        self._settle(pending)
 
     def _current(self, place: Place) -> Place:
         """`place` as one that may be observed: an agent that is gone meanwhile has no lease left to look at."""
@@ -310,13 +329,27 @@ class Lead:
             return Place(place.record, place.revision, ChangeKind.DEREGISTERED, place.at)
         return place
 
-    def _refuse(self, who: Asking, error: RollcallError) -> None:
-        self._refusals.append((who, error))
+    def _refuse(self, pending: Pending, error: RollcallError) -> None:
+        assert pending.asking is not None
+        pending.settled = True
+        if pending.shelved:
+            self.antechamber.settled(pending, error)
+            return
+        self._refusals.append((pending.asking, error))
         self.has_refusals.set()
-        self._settle(who)
+        self._settle(pending)
 
-    def _settle(self, who: Asking) -> None:
-        self._ledger.settle(who.seq)
+    def _settle(self, pending: Pending) -> None:
+        pending.settled = True
+        if pending.shelved:
+            self.antechamber.settled(pending)
+        else:
+            self._release(pending)
+
+    def _release(self, pending: Pending) -> None:
+        """The inbox need not keep a command any longer."""
+        assert pending.asking is not None
+        self._ledger.settle(pending.asking.seq)
         if not self._room.is_set() and len(self._ledger) < MAX_OPEN // 2:
             self._room.set()
 
@@ -336,7 +369,11 @@ class Lead:
             self._bounds.roles
         ):
             raise Busy(f"the realm holds {self._bounds.roles} roles, its bound; use an existing role")
-        self._joining[accepted.record.id] = role
+
+    def _joins(self, place: Place | None, accepted: Accepted) -> None:
+        """A new agent is on its way to the roll."""
+        if accepted.kind is ChangeKind.REGISTERED and (place is None or place.gone):
+            self._joining[accepted.record.id] = accepted.record.role
 
 
 def _heard_since(lease: Lease, decided_at: Seconds) -> bool:
@@ -349,6 +386,14 @@ def _heard_since(lease: Lease, decided_at: Seconds) -> bool:
 
 def _settled_after(cause: Cause | None, mine: Cause) -> bool:
     return cause is not None and cause.inbox_epoch == mine.inbox_epoch and cause.seq >= mine.seq
+
+
+def _is_only_back(place: Place | None, record: Record) -> bool:
+    """Whether a lost agent says again just what it said before: that is life, and nobody's word is needed for it."""
+    if place is None or place.gone or place.record.lost_at is None:
+        return False
+    held = place.record
+    return record == replace(held, lost_at=None, updated_at=record.updated_at, cause=record.cause)
 
 
 def _is_sign_of_life(command: Command) -> bool:

@@ -6,14 +6,14 @@ import structlog
 from msgspec import Struct
 from nats.aio.client import Client
 
-from rollcall.bus import streams
+from rollcall.bus import shapes, streams
 from rollcall.bus.connection import forget_cancellation
 from rollcall.bus.follow import Follower
 from rollcall.bus.leader import FRESH, RENEW_EVERY, TTL, LeaseKey
 from rollcall.bus.roll import Roll
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec
-from rollcall.core.errors import Unavailable
+from rollcall.core.errors import Misconfigured, Unavailable
 from rollcall.core.guard import Guard
 from rollcall.core.healing import Standing, Verdict
 from rollcall.core.instants import Seconds
@@ -25,19 +25,25 @@ from rollcall.worker.calling import Calling
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
 from rollcall.worker.forgetting import Forgetting
+from rollcall.worker.governing import Governing
 from rollcall.worker.ground import Ground
 from rollcall.worker.healer import Healer
 from rollcall.worker.inquiry import Inquiry
 from rollcall.worker.judge import Judge
 from rollcall.worker.lead import Bounds, Lead
+from rollcall.worker.mail import Mail
+from rollcall.worker.measures import Measures
 from rollcall.worker.operating import Operating
 from rollcall.worker.outcomes import Outcomes
 from rollcall.worker.peers import Peers
 from rollcall.worker.position import LostLease, Position
 from rollcall.worker.roster import Roster
 from rollcall.worker.settings import WorkerSettings
+from rollcall.worker.shelf import Shelf
 from rollcall.worker.vigil import Vigil
 from rollcall.worker.witness import Witness
+
+LOOK_EVERY: Seconds = 2.0
 
 GIVE_WAY: Seconds = 3.0
 """How long a worker that knows less leaves the lease to one that knows more."""
@@ -68,6 +74,8 @@ class Leadership:
         guard: Guard,
         folding: Folding,
         ground: Ground,
+        measures: Measures,
+        governing: Governing,
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -80,6 +88,7 @@ class Leadership:
         self._guard = guard
         self._folding = folding
         self._ground = ground
+        self._measures = measures
         self._healer = Healer(
             client,
             subjects,
@@ -94,6 +103,8 @@ class Leadership:
         self._position = Position(client, subjects)
         self._renewed_at: Seconds = 0.0
         self._stopping = False
+        self._governing = governing
+        self._mail: Mail | None = None
         self.lead: Lead | None = None
         self.leader = ""
         """The worker that leads, as far as this one knows."""
@@ -120,6 +131,8 @@ class Leadership:
     async def on_fold(self, change: Change) -> None:
         """Passes a folded change on to the term that runs."""
         if self.lead is not None:
+            if self._mail is not None:
+                self._mail.on_fold(change)
             await self.lead.on_fold(change)
 
     async def on_durable(self, batch: list[Folded]) -> None:
@@ -192,47 +205,63 @@ class Leadership:
             replay_until = {inbox: await self._last(inbox) for inbox in inboxes}
             roll = Roll(self._client, self._subjects, tombstone_ttl=self._settings.tombstone_ttl)
             async with roll.opened():
-                self.lead = Lead(
+                lead = Lead(
                     roll,
                     self._roster,
                     self._committer,
-                    Outcomes(self._client, self._subjects, self._roster),
+                    Outcomes(
+                        self._client,
+                        self._subjects,
+                        self._roster,
+                        worker=self._settings.name,
+                        counts=self._measures.commands,
+                    ),
                     bounds=Bounds(self._settings.max_agents, self._settings.max_roles),
                     folded_to=self._folding.reached,
                     look=self._folding.check,
+                    governing=self._governing,
+                    shelf=Shelf(self._client, self._subjects),
                     start=start,
                     replay_until=replay_until,
                 )
                 try:
                     async with Inquiry(self._client, self._subjects, self._roster.leases).opened() as inquiry:
-                        await self._lead(self.lead, inquiry, start.seq)
+                        # At once: between the two nothing may happen that nobody judges.
+                        self.lead = lead
+                        judge = self._judge(lead, inquiry)
+                        await self._lead(lead, judge, start.seq)
                 finally:
                     self._beats.hearing = self._witness.sign = self._vigil.judge = None
-                    lead, self.lead = self.lead, None
+                    self.lead = None
                     # A renewal after the lease was given back would look like a lost one.
                     for condition in conditions:
                         condition.cancel()
                     await self._resign(lead)
 
-    async def _lead(self, lead: Lead, inquiry: Inquiry, start: int) -> None:
+    async def _lead(self, lead: Lead, judge: Judge, start: int) -> None:
         client, subjects, roster = self._client, self._subjects, self._roster
         calling = Calling(client, subjects, roster, self._witness)
-        operating = Operating(client, subjects, roster, guard=self._guard, calling=calling)
+        mail = self._mail = Mail(client, subjects)
+        operating = Operating(
+            client, subjects, roster, guard=self._guard, calling=calling, lead=lead, governing=self._governing
+        )
         async with operating.opened(), asyncio.TaskGroup() as tasks:
-            self._judge(lead, inquiry)
             follower = Follower(client, subjects.inbox_stream, start)
             beacon = Beacon(client, subjects, roster, lead, leader=self._settings.name, guard=self._guard)
             forgetting = Forgetting(roster, lead, after=self._settings.forget_after)
+            tasks.create_task(judge.sign_vanished(), name="leader: who vanished while nobody led")
             tasks.create_task(lead.take(follower), name="leader: take")
             tasks.create_task(self._position.keep(lead), name="leader: position")
             tasks.create_task(self._position.purge(), name="leader: purge the inbox")
             tasks.create_task(beacon.shine(), name="leader: beacon")
             tasks.create_task(forgetting.run(), name="leader: forget")
+            tasks.create_task(self._make_again(), name="leader: what was deleted on the server")
+            tasks.create_task(mail.run(), name="leader: messages go with their agents")
             # What a standby could not bind, because it heard of agents later than of their connections.
             tasks.create_task(self._witness.look(), name="leader: look who is connected")
             tasks.create_task(calling.once_for(roster.epoch), name="leader: call the roll")
 
-    def _judge(self, lead: Lead, inquiry: Inquiry) -> None:
+    def _judge(self, lead: Lead, inquiry: Inquiry) -> Judge:
         """From now on this worker judges, and hears of whoever it judged."""
         judge = Judge(
             self._client,
@@ -248,6 +277,7 @@ class Leadership:
         self._beats.hearing = Hearing(judge.attend, judge.refused)
         self._witness.sign = judge.attend
         self._vigil.judge = judge
+        return judge
 
     async def _keep(self) -> None:
         while True:
@@ -273,6 +303,17 @@ class Leadership:
             )
         except Unavailable as error:
             log.debug("inbox and leases cannot be made now", error=str(error))
+
+    async def _make_again(self) -> None:
+        """Makes messages and pending bucket anew when somebody deleted them; inbox, leases and roll end the term."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for config in (shapes.messages_config, shapes.pending_config):
+                wanted = config(self._subjects, self._settings.replicas)
+                try:
+                    await streams.ensure(self._client, wanted, epoch=streams.new_epoch(self._roster.clock.wall()))
+                except (Unavailable, Misconfigured) as error:
+                    log.warning("a stream is not as it must be", stream=wanted["name"], error=str(error))
 
     async def _stand_firm(self) -> None:
         """Makes what the term stands on, where that is missing, and waits until this worker has folded it."""

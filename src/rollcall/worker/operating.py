@@ -1,32 +1,55 @@
-"""What operators ask of the leader: to end the guard, to call the roll."""
+"""What operators ask of the leader: to end the guard, to call the roll, to approve or deny what waits."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import structlog
+from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus.connection import answering, refuse
 from rollcall.bus.subjects import Subjects
-from rollcall.core import codec
+from rollcall.core import codec, limits
 from rollcall.core.errors import Invalid, RollcallError
 from rollcall.core.guard import Guard
 from rollcall.worker.calling import Calling
+from rollcall.worker.governing import Governing
+from rollcall.worker.lead import Lead
 from rollcall.worker.roster import Roster
 
 log = structlog.get_logger(__name__)
 
 
+class Verdict(Struct, frozen=True):
+    """An operator's word about the command of an agent that waits longest."""
+
+    id: str
+    reason: str = ""
+    by: str = ""
+
+
 class Operating:
     """Does what operators ask while it is open; only the leader opens it."""
 
-    def __init__(self, client: Client, subjects: Subjects, roster: Roster, *, guard: Guard, calling: Calling) -> None:
+    def __init__(
+        self,
+        client: Client,
+        subjects: Subjects,
+        roster: Roster,
+        *,
+        guard: Guard,
+        calling: Calling,
+        lead: Lead,
+        governing: Governing,
+    ) -> None:
         self._client = client
         self._subjects = subjects
         self._roster = roster
         self._guard = guard
         self._calling = calling
+        self._lead = lead
+        self._governing = governing
 
     def opened(self) -> AbstractAsyncContextManager[None]:
         """Answers until the block ends."""
@@ -34,14 +57,14 @@ class Operating:
 
     async def _on_request(self, message: Msg) -> None:
         try:
-            done = await self._do(message.subject.rpartition(".")[2])
+            done = await self._do(message.subject.rpartition(".")[2], message.data)
         except RollcallError as error:
             await refuse(self._client, message, error)
             return
         if message.reply:
             await self._client.publish(message.reply, codec.encode(done))
 
-    async def _do(self, verb: str) -> Any:  # Any: the answer of the verb, a Struct or a mapping
+    async def _do(self, verb: str, body: bytes) -> Any:  # Any: the answer of the verb, a Struct or a mapping
         match verb:
             case "release":
                 clock = self._roster.clock
@@ -52,5 +75,19 @@ class Operating:
                 return {"released": said is not None, "guard": said}
             case "call":
                 return await self._calling.call()
+            case "pending":
+                return {"pending": self._lead.antechamber.told()}
+            case "approve" | "deny":
+                return self._settle(codec.decode(body, Verdict), verb == "approve")
             case _:
-                raise Invalid(f"operators can 'release' the guard or 'call' the roll, not {verb!r}")
+                raise Invalid(
+                    f"operators can 'release' the guard, 'call' the roll, and 'approve' or 'deny' what is 'pending', "
+                    f"not {verb!r}"
+                )
+
+    def _settle(self, verdict: Verdict, approved: bool) -> dict[str, Any]:
+        waiting = next((one for one in self._lead.antechamber.told() if one["id"] == verdict.id), None)
+        reason = verdict.reason[: limits.REASON_CHARS] or "an operator denied it"
+        self._governing.decide(verdict.id, denied=None if approved else reason)
+        log.info("approved" if approved else "denied", agent_id=verdict.id, by=verdict.by, reason=verdict.reason)
+        return {**(waiting or {}), "approved": approved}

@@ -9,7 +9,7 @@ from rollcall.core.healing import Healed, began
 from rollcall.core.instants import Milliseconds, Seconds, instant
 from rollcall.core.lease import FLAPS, Lease
 from rollcall.core.leases import Leases
-from rollcall.core.records import BEATING, Change, ChangeKind, Liveness, Place, Record
+from rollcall.core.records import BEATING, Beat, Change, ChangeKind, Liveness, Place, Record
 from rollcall.worker.clock import Clock
 from rollcall.worker.lean import Lean
 from rollcall.worker.progress import Progress
@@ -90,8 +90,8 @@ class Roster:
         """The agent, unless it is gone."""
         return self._places.get(id)
 
-    def restore(self, place: Place, seen_at: Milliseconds | None) -> None:
-        """Takes a place from the snapshot; its agent has a full ttl from now."""
+    def restore(self, place: Place, seen_at: Milliseconds | None, beat: Beat | None) -> None:
+        """Takes a place from the snapshot, with the last beat that told of health; it has a full ttl from now."""
         self._lean(place.record)
         if place.gone:
             self._bury(place)
@@ -100,10 +100,10 @@ class Roster:
         self._put(place)
         self._role(place.record.role).touched(place.revision)
         lease = self._grant(place.record)
-        lease.seen_at = seen_at
+        lease.seen_at, lease.beat = seen_at, beat
         if place.record.lost_at is not None:
             self.leases.park(key(place.record.role, place.record.id))
-            self._lost[place.record.id] = self._lost_since(place.record)
+            self._await_forgetting(place.record)
 
     def restored(self) -> None:
         """Everything was taken from the snapshot."""
@@ -211,7 +211,7 @@ class Roster:
             self.leases.amend(agent, record)
         if record.lost_at is not None:
             self.leases.park(agent)
-            self._lost[record.id] = self._lost_since(record)
+            self._await_forgetting(record)
 
     def _lease_after(self, before: Place | None, change: Change) -> None:
         record = change.record
@@ -233,7 +233,14 @@ class Roster:
         lease = self.leases.park(agent)
         if flap:
             lease.flaps = (*lease.flaps, self.clock.now())[-FLAPS:]
-        self._lost.setdefault(record.id, self._lost_since(record))
+        if record.id not in self._lost:
+            self._await_forgetting(record)
+
+    def _await_forgetting(self, record: Record) -> None:
+        if record.keep:
+            self._lost.pop(record.id, None)
+        else:
+            self._lost[record.id] = self._lost_since(record)
 
     def _lost_since(self, record: Record) -> Seconds:
         """In monotonic seconds: it may have been another worker, in another life, that lost the agent."""

@@ -1,10 +1,11 @@
 """The questions of the realm, answered as a NATS micro service. Errors are answers too."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import nats.micro
@@ -16,18 +17,23 @@ from nats.micro.service import EndpointStats
 
 from rollcall.bus import headers as h
 from rollcall.bus.connection import release
+from rollcall.bus.messages import held
+from rollcall.bus.shapes import MESSAGES_OF_ONE
 from rollcall.bus.subjects import Subjects, text
 from rollcall.core import codec, limits
 from rollcall.core.errors import Invalid, NotFound, RollcallError, Unavailable
 from rollcall.core.healing import began
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.query import Query
-from rollcall.core.records import Change, Whole
+from rollcall.core.records import Change, Message, Whole
 from rollcall.store.snapshot import Position
 from rollcall.worker.answers import Answers
+from rollcall.worker.beats import Beats
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
+from rollcall.worker.measures import Times
 from rollcall.worker.roster import Roster
+from rollcall.worker.shelf import refusals
 
 QUEUE = "rollcall"
 AT_LEAST_WITHIN: Seconds = 5.0
@@ -53,6 +59,7 @@ class SinceQuery(Struct, frozen=True):
     cursor: str = ""
 
 
+T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[bytes]]
 
 
@@ -69,6 +76,8 @@ class Service:
         committer: Committer,
         answers: Answers,
         folding: Folding,
+        beats: Beats,
+        times: Times,
         info: Callable[[], dict[str, Any]],
     ) -> None:
         self._client = client
@@ -76,6 +85,8 @@ class Service:
         self._worker = worker
         self._roster = roster
         self._folding = folding
+        self._beats = beats
+        self._times = times
         self._committer = committer
         self._answers = answers
         self._info = info
@@ -98,6 +109,7 @@ class Service:
             ("list", self._subjects.list, self._list),
             ("history", self._subjects.history("*"), self._history),
             ("since", self._subjects.since, self._since),
+            ("messages", self._subjects.messages("*"), self._messages),
             ("info", self._subjects.info, self._tell),
         ]
         for name, subject, answer in endpoints:
@@ -119,7 +131,19 @@ class Service:
         if endpoint.name != "info":
             return None
         info = self._info()
-        names = ("revision", "durable", "leads", "agents", "liveness", "beats", "guard", "healing", "inbox")
+        names = (
+            "worker",
+            "counts",
+            "revision",
+            "durable",
+            "leads",
+            "agents",
+            "liveness",
+            "beats",
+            "guard",
+            "healing",
+            "inbox",
+        )
         return msgspec.to_builtins({name: info[name] for name in names})
 
     def _guarded(self, answer: Answer) -> Callable[[Request], Awaitable[None]]:
@@ -178,13 +202,15 @@ class Service:
             await _refuse(request, error)
 
     async def _discover(self, request: Request) -> bytes:
+        started = time.perf_counter()
         role = text(request.subject.rpartition(".")[2])
         question = request.data
-        ready = self._answers.ready(role, question)
-        if ready is not None:
-            return ready
-        query = codec.decode(question, Query) if question else Query()
-        return self._answers.discover(role, query, question)
+        answer = self._answers.ready(role, question)
+        if answer is None:
+            query = codec.decode(question, Query) if question else Query()
+            answer = self._answers.discover(role, query, question)
+        self._times.add(time.perf_counter() - started)
+        return answer
 
     async def _list(self, request: Request) -> bytes:
         query = codec.decode(request.data, Query) if request.data else Query()
@@ -192,6 +218,7 @@ class Service:
 
     async def _get(self, request: Request) -> bytes:
         id = text(request.subject.rpartition(".")[2])
+        await self._beats.caught_up()
         place = self._roster.standing(id)
         if place is None:
             raise NotFound(f"no agent {id!r} is on the roll; register it first", **self._answers.signature())
@@ -207,7 +234,16 @@ class Service:
         await self._committer.settled()
         changes = await self._committer.call(self._committer.snapshot.history, id, _page_size(query.limit))
         told, _ = self._fitting([_told(change) for change in reversed(changes)])
-        return self._answers.envelope(changes=told[::-1])
+        refused = await refusals(self._client, self._subjects, id)
+        return self._answers.envelope(changes=told[::-1], refusals=refused)
+
+    async def _messages(self, request: Request) -> bytes:
+        id = request.subject.rpartition(".")[2]
+        text(id)
+        stream, subject = self._subjects.messages_stream, self._subjects.message(id)
+        kept = [_letter(one) for one in await held(self._client, stream, subject, MESSAGES_OF_ONE)]
+        fitting, _ = self._fitting([one for one in kept[::-1] if one is not None])
+        return self._answers.envelope(messages=fitting)
 
     async def _since(self, request: Request) -> bytes:
         query = codec.decode(request.data, SinceQuery) if request.data else SinceQuery()
@@ -238,7 +274,7 @@ class Service:
     async def _tell(self, request: Request) -> bytes:
         return codec.encode(self._info())
 
-    def _fitting(self, told: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+    def _fitting(self, told: list[T]) -> tuple[list[T], bool]:
         """The first of `told` that one reply has room for, and whether some were left out."""
         room = self._client.max_payload - 4096
         for index, change in enumerate(told):
@@ -262,6 +298,15 @@ class _AtLeast(Struct, frozen=True):
     def wanted(self, epoch: str) -> int:
         """The revision of the roll of `epoch` that the answer must know; one of another roll says nothing about it."""
         return self.at_least or 0 if (self.at_least_epoch or self.epoch) in ("", epoch) else 0
+
+
+def _letter(data: bytes) -> Message | None:
+    """A message to an agent; None for what somebody left there that is none."""
+    try:
+        return codec.decode(data, Message)
+    except Invalid as error:
+        log.debug("not a message", error=str(error))
+        return None
 
 
 def _page_size(limit: int) -> int:

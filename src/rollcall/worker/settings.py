@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from rollcall.core import limits
 from rollcall.core.instants import Seconds
+from rollcall.worker.governing import GoverningSettings
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -30,6 +31,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     history_age: Seconds = 30 * 24 * 3600.0
     max_agents: int = limits.AGENTS
     max_roles: int = limits.ROLES
+    governing: GoverningSettings = GoverningSettings()
     system_url: str = ""
     system_seed: str = ""
     system_creds: Path | None = None

@@ -14,12 +14,13 @@ from rollcall.bus import shapes, streams
 from rollcall.bus.connection import barrier, connected
 from rollcall.bus.presence import Connections, own_account
 from rollcall.bus.subjects import Subjects
-from rollcall.core import limits
+from rollcall.core import codec, limits
 from rollcall.core.errors import Misconfigured
 from rollcall.core.guard import Guard, Guarding
 from rollcall.core.healing import began
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
-from rollcall.core.records import Change
+from rollcall.core.records import Beat, Change
+from rollcall.policy.judges import Judge, judge_of
 from rollcall.store.files import locked
 from rollcall.store.rows import Folded
 from rollcall.store.snapshot import Snapshot
@@ -29,10 +30,12 @@ from rollcall.worker.beats import Beats
 from rollcall.worker.clock import Clock
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
+from rollcall.worker.governing import Governing
 from rollcall.worker.greeting import Greeting
 from rollcall.worker.ground import Ground
 from rollcall.worker.housekeeping import Housekeeping
 from rollcall.worker.leadership import Leadership
+from rollcall.worker.measures import Measures
 from rollcall.worker.roster import Roster
 from rollcall.worker.service import Service
 from rollcall.worker.settings import WorkerSettings
@@ -76,8 +79,25 @@ async def serving(settings: WorkerSettings, *, clock: Clock | None = None) -> As
             witness = Witness(subjects, roster, connections, account=await own_account(client))
             await _streams_are_there(client, subjects, settings, clock)
             snapshot = Snapshot.open(settings.snapshot, now=clock.wall())
+            judge = judge_of(
+                settings.governing.policy,
+                client,
+                subjects.policy,
+                timeout=settings.governing.timeout,
+                concurrency=settings.governing.concurrency,
+            )
+            if judge is not None:
+                stack.push_async_callback(judge.close)
             worker = Worker(
-                client, subjects, settings, snapshot=snapshot, roster=roster, guard=guard, vigil=vigil, witness=witness
+                client,
+                subjects,
+                settings,
+                snapshot=snapshot,
+                roster=roster,
+                guard=guard,
+                vigil=vigil,
+                witness=witness,
+                judge=judge,
             )
             await stack.enter_async_context(worker.running())
             yield worker
@@ -132,6 +152,7 @@ class Worker:
         guard: Guard,
         vigil: Vigil,
         witness: Witness,
+        judge: Judge | None,
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -143,9 +164,10 @@ class Worker:
         self._vigil = vigil
         self._witness = witness
         self._ear = Ear(client, subjects, roster)
-        self._committer = Committer(snapshot, self._on_durable)
+        self._measures = Measures()
+        self._committer = Committer(snapshot, self._on_durable, self._measures.snapshot_batch)
         self._housekeeping = Housekeeping(client, subjects, settings, roster, self._committer)
-        self._beats = Beats(client, subjects, self._roster)
+        self._beats = Beats(client, subjects, self._roster, worker=settings.name)
         self._ground = Ground()
         self._folding = Folding(
             client,
@@ -169,6 +191,8 @@ class Worker:
             guard=guard,
             folding=self._folding,
             ground=self._ground,
+            measures=self._measures,
+            governing=Governing(settings.governing, judge, self._clock),
         )
         self._greeting = Greeting(client, subjects, roster, witness, leads=lambda: self._leadership.lead is not None)
         self._service = Service(
@@ -184,6 +208,8 @@ class Worker:
                 guard=self._guarding,
             ),
             folding=self._folding,
+            beats=self._beats,
+            times=self._measures.discover,
             info=self.info,
         )
 
@@ -228,6 +254,11 @@ class Worker:
             await self._housekeeping.see()
             await self._committer.close()
 
+    @property
+    def name(self) -> str:
+        """How it is called in answers."""
+        return self._settings.name
+
     def info(self) -> dict[str, Any]:
         """The state of the registry, as this worker sees it."""
         now = self._clock.now()
@@ -252,6 +283,7 @@ class Worker:
             "roles": {name: len(role.members) for name, role in sorted(self._roster.roles.items()) if role.members},
             "inbox": {"waiting": lead.waiting, "settled": lead.settled} if lead is not None else None,
             "beats": self._beats.count,
+            "counts": self._measures.told(),
             "time": timestamp(self._clock.wall()),
             "started_at": timestamp(self._started),
             "snapshot": str(self._settings.snapshot),
@@ -264,6 +296,9 @@ class Worker:
         return self._guard.says(self._clock.now(), self._clock.wall())
 
     async def _on_fold(self, change: Change) -> None:
+        self._measures.changes[change.kind] += 1
+        if self._leadership.lead is not None:
+            log.info(str(change.kind), agent_id=change.id, role=change.role, revision=change.revision)
         self._witness.on_fold(change)
         await self._leadership.on_fold(change)
 
@@ -279,7 +314,8 @@ class Worker:
         self._roster.rolls.start(began(known.epoch))
         newest = (0, 0)
         for kept in snapshot.load():
-            self._roster.restore(kept.place, kept.seen_at)
+            beat = codec.decode(kept.health.encode(), Beat) if kept.health else None
+            self._roster.restore(kept.place, kept.seen_at, beat)
             newest = max(newest, (kept.place.revision, kept.place.at))
         self._roster.restored()
         return newest
