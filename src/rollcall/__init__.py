@@ -19,6 +19,7 @@ from rollcall.core.errors import (
     TooLarge,
     Unauthorized,
     Unavailable,
+    Waits,
 )
 from rollcall.core.query import By, Query
 from rollcall.core.records import Change, ChangeKind, Entry, Health, Liveness, Record, Service, Status
@@ -57,6 +58,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "View",
+    "Waits",
     "Watch",
     "connect",
     "sync",

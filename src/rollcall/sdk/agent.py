@@ -10,12 +10,15 @@ from msgspec import structs
 
 from rollcall.bus.subjects import key
 from rollcall.core.commands import Mode
-from rollcall.core.errors import Conflict, NotFound, RollcallError, Unavailable
+from rollcall.core.errors import Conflict, NotFound, RollcallError, Unavailable, Waits
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Entry, Health, Profile
 from rollcall.sdk.pulse import Beating, Pulse
 
 GOODBYE_WITHIN: Seconds = 1.0
+APPROVED_LOOK: Seconds = 2.0
+"""How often an agent asks whether it is approved by now."""
+
 RETRY_FROM: Seconds = 0.2
 RETRY_TO: Seconds = 10.0
 
@@ -86,7 +89,7 @@ class Agent:
     async def __aenter__(self) -> "Agent":
         if self._wait:
             try:
-                await self.announce()
+                await self._announce_patiently()
             except asyncio.CancelledError:
                 # What was asked for may have happened; nobody would beat for it.
                 await self._say_goodbye()
@@ -155,6 +158,16 @@ class Agent:
             self._keep_pace(entry)
             return entry
 
+    async def _announce_patiently(self) -> None:
+        """As `announce`, and as often as it takes until an approval is there."""
+        while True:
+            try:
+                await self.announce()
+                return
+            except Waits as error:
+                log.info("waits for an approval", role=self.role, id=self.id, why=error.message)
+                await asyncio.sleep(APPROVED_LOOK)
+
     def answer_roll_call(self, window: Seconds) -> None:
         """Registers again at some moment of the window."""
         self._again(random.uniform(0, window))
@@ -191,6 +204,8 @@ class Agent:
             try:
                 await self.announce()
                 return
+            except Waits:
+                pause = APPROVED_LOOK
             except Unavailable:
                 pass  # the registry is away; the agent's own work goes on meanwhile
             except RollcallError as error:

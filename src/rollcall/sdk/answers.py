@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from rollcall.core.healing import Healed
 from rollcall.core.instants import Seconds, instant
-from rollcall.core.records import Change, ChangeKind, Entry, Record
+from rollcall.core.records import Change, ChangeKind, Entry, Message, Record
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -61,6 +61,30 @@ class _Told(Struct, frozen=True):
             at=instant(self.at),
             reason=self.reason,
         )
+
+
+class Messages(Struct, frozen=True, kw_only=True):
+    """The messages to an agent, newest first."""
+
+    messages: tuple[Message, ...] = ()
+
+
+class Waiting(Struct, frozen=True):
+    """Commands that wait for somebody's word."""
+
+    pending: list[dict[str, Any]] = []
+
+
+class Story(Struct, frozen=True, kw_only=True):
+    """What became of an agent: its changes, and the commands about it that somebody's word refused."""
+
+    told: tuple[_Told, ...] = msgspec.field(default=(), name="changes")
+    refusals: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes, oldest first."""
+        return [told.change() for told in self.told]
 
 
 class Changes(Struct, frozen=True, kw_only=True):

@@ -19,10 +19,11 @@ from nats.errors import Error as NatsError
 from rollcall.bus import headers as h
 from rollcall.bus.connection import subscribe_all
 from rollcall.bus.subjects import Subjects
-from rollcall.core import codec
-from rollcall.core.errors import Busy, RollcallError, Unavailable
+from rollcall.core import codec, limits
+from rollcall.core.errors import Busy, RollcallError, TooLarge, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Entry
+from rollcall.sdk.watch import Position
 
 TIMEOUT: Seconds = 5.0
 WINDOW = 1024
@@ -65,6 +66,11 @@ class Commands:
     def seen(self) -> dict[str, Any]:
         """The newest revision that this client was told of, as members of a question: no answer may be from before."""
         return {"at_least": self._revision, "epoch": self._epoch} if self._revision else {}
+
+    @property
+    def newest(self) -> Position:
+        """As `seen`, as a position."""
+        return Position(self._epoch, self._revision)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Commands"]:
@@ -126,6 +132,10 @@ class Commands:
         self._next += 1
         name = str(self._next)
         future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        if len(command.body) > limits.RECORD_BYTES:
+            size, most = len(command.body), limits.RECORD_BYTES
+            future.set_exception(TooLarge(f"{command.verb} {command.key}: {size} bytes; a record may have {most}"))
+            return name, future
         self._waiting[name] = future
         try:
             await self._client.publish(

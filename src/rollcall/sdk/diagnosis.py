@@ -1,7 +1,6 @@
 """Is the registry well, and what to do if not: every part tried as an agent would use it."""
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from rollcall.bus.subjects import Subjects
 from rollcall.core.errors import NotFound, RollcallError
 from rollcall.core.instants import Seconds, instant
 from rollcall.sdk.registry import Registry
+from rollcall.sdk.workers import ask_all
 
 OLDEST_SERVER = (2, 12)
 CLOCK_SKEW: Seconds = 1.0
@@ -52,7 +52,7 @@ async def diagnose(registry: Registry) -> AsyncIterator[Finding]:
         return
     # At once: what follows takes seconds.
     yield _clock(info)
-    workers = await _workers(client, registry.realm)
+    workers = len(await ask_all(client, registry.realm, "PING"))
     yield Finding("workers", Verdict.OK, f"{workers} answer; {info['worker']} at revision {info['revision']}")
     yield _leader(info)
     yield _snapshot(info)
@@ -84,22 +84,6 @@ async def _streams(client: Client, subjects: Subjects) -> Finding:
         "this user may touch the streams of the registry",
         "right for a worker; give agents an account or permissions of their own (docs/operations.md)",
     )
-
-
-async def _workers(client: Client, realm: str) -> int:
-    """How many workers say that they are there."""
-    inbox = client.new_inbox()
-    heard: list[Msg] = []
-
-    async def hear(message: Msg) -> None:
-        if message.data and json.loads(message.data).get("metadata", {}).get("realm") == realm:
-            heard.append(message)
-
-    subscription = await client.subscribe(inbox, cb=hear)
-    await client.publish("$SRV.PING.rollcall", reply=inbox)
-    await asyncio.sleep(0.3)
-    await subscription.unsubscribe()
-    return len(heard)
 
 
 def _leader(info: dict[str, Any]) -> Finding:

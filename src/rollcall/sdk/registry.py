@@ -20,19 +20,20 @@ from nats.aio.msg import Msg
 from rollcall.bus import headers as h
 from rollcall.bus.connection import FIRST_CONNECT, barrier, connected, request, without_password
 from rollcall.bus.subjects import Subjects, key, token
-from rollcall.core import codec
+from rollcall.core import codec, limits
 from rollcall.core.commands import Mode
-from rollcall.core.errors import RollcallError, Unavailable
-from rollcall.core.instants import Seconds
+from rollcall.core.errors import RollcallError, TooLarge, Unavailable
+from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.names import checked_name
 from rollcall.core.query import By
-from rollcall.core.records import Change, Entry, Health, Profile
+from rollcall.core.records import Change, Entry, Health, Message, Profile
 from rollcall.sdk.agent import Agent
-from rollcall.sdk.answers import Changes, Page, RollCall
+from rollcall.sdk.answers import Changes, Messages, Page, RollCall, Story, Waiting
 from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
 from rollcall.sdk.mirror import Mirror
 from rollcall.sdk.pulse import Pulse
 from rollcall.sdk.watch import ANYWHERE, Position, Watch
+from rollcall.sdk.workers import ask_all
 
 log = structlog.get_logger(__name__)
 
@@ -252,6 +253,11 @@ class Registry:
         """
         return await self._pages(self._subjects.discover(token(checked_name("role", role))), asked, timeout)
 
+    async def discover_bytes(self, role: str, *, timeout: Seconds = TIMEOUT, **asked: Any) -> bytes:
+        """One page as `discover` gives it, as the JSON that the worker sent: for whoever only passes it on."""
+        question = codec.encode({**self._commands.seen(), **asked})
+        return await self._ask(self._subjects.discover(token(checked_name("role", role))), question, timeout)
+
     async def pick(
         self, role: str, count: int = 1, *, by: By | str = By.RANDOM, timeout: Seconds = TIMEOUT, **asked: Any
     ) -> Page:
@@ -273,8 +279,12 @@ class Registry:
 
     async def history(self, id: str, *, limit: int = 100, timeout: Seconds = TIMEOUT) -> Sequence[Change]:
         """The newest changes of one agent, oldest first; those of agents that are gone, too."""
+        return (await self.story(id, limit=limit, timeout=timeout)).changes
+
+    async def story(self, id: str, *, limit: int = 100, timeout: Seconds = TIMEOUT) -> Story:
+        """As `history`, with the commands that a policy or an operator refused."""
         subject = self._subjects.history(token(checked_name("id", id)))
-        return codec.decode(await self._ask(subject, codec.encode({"limit": limit}), timeout), Changes).changes
+        return codec.decode(await self._ask(subject, codec.encode({"limit": limit}), timeout), Story)
 
     async def since(
         self,
@@ -305,6 +315,59 @@ class Registry:
         """The state of the registry, as one worker sees it."""
         return codec.decode_object(await self._ask(self._subjects.info, b"", timeout))
 
+    async def send_message(
+        self, id: str, *, type: str = "", content: str = "", data: Any = None, timeout: Seconds = TIMEOUT
+    ) -> Message:
+        """Leaves a message for an agent, known or not: the newest hundred are kept for a day, or until it leaves.
+
+        Raises:
+            TooLarge: more than a record may have.
+        """
+        now = timestamp(now_ms())
+        said = {"to": checked_name("id", id), "type": type, "content": content, "data": data}
+        message = codec.convert({**said, "timestamp": now, "id": secrets.token_hex(6)}, Message)
+        codec.check_depth(data)
+        body = codec.encode(message)
+        if len(body) > limits.RECORD_BYTES:
+            raise TooLarge(f"the message has {len(body)} bytes; it may have {limits.RECORD_BYTES}")
+        stored = await self._ask_once(self._subjects.message(token(id)), body, timeout)
+        if b'"error"' in stored:
+            raise Unavailable(f"the message was not kept: {stored.decode(errors='replace')}")
+        return message
+
+    async def messages(self, id: str, *, limit: int = 100, timeout: Seconds = TIMEOUT) -> Sequence[Message]:
+        """The newest messages to an agent, newest first; reading takes none away."""
+        subject = self._subjects.messages(token(checked_name("id", id)))
+        return codec.decode(await self._ask(subject, b"", timeout), Messages).messages[:limit]
+
+    async def pending(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
+        """Commands that wait for a judge's or an operator's word, one of each agent."""
+        return codec.decode(await self._ask_once(self._subjects.operate("pending"), b"", timeout), Waiting).pending
+
+    async def approve(self, id: str, *, by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """Lets the command of an agent happen that waits longest; returns what it was.
+
+        Raises:
+            NotFound: nothing of that agent waits for an approval.
+        """
+        body = codec.encode({"id": id, "by": by})
+        return codec.decode_object(await self._ask_once(self._subjects.operate("approve"), body, timeout))
+
+    async def deny(self, id: str, *, reason: str = "", by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """Refuses the command of an agent that waits longest; returns what it was.
+
+        Raises:
+            NotFound: nothing of that agent waits for an approval.
+        """
+        body = codec.encode({"id": id, "reason": reason, "by": by})
+        return codec.decode_object(await self._ask_once(self._subjects.operate("deny"), body, timeout))
+
+    async def workers(self) -> Sequence[dict[str, Any]]:
+        """The state of the registry as each worker sees it; just one of them where this user may not ask them all."""
+        told = await ask_all(self._client, self.realm, "STATS")
+        found = [endpoint["data"] for one in told for endpoint in one["endpoints"] if endpoint["name"] == "info"]
+        return sorted(found, key=lambda info: info["worker"]) or [await self.info()]
+
     async def call_roll(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Asks every agent to announce itself again; says how many ``agents`` within how many seconds (``window``).
 
@@ -324,6 +387,11 @@ class Registry:
     def mirror(self, role: str | None = None) -> Mirror:
         """A local replica of a role (None: of all roles), for an ``async with`` block; see `Mirror`."""
         return Mirror(self._client, self._subjects, self.watch(role), role)
+
+    @property
+    def seen(self) -> Position:
+        """The newest revision that this client was told of: no answer to it is from before."""
+        return self._commands.newest
 
     def saw(self, position: Position) -> None:
         """A watch told of a change: answers from now on know it, whichever worker gives them."""
