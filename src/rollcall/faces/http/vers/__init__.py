@@ -1,0 +1,1 @@
+"""The dialect of the Vers VM registry, and of its successor."""
