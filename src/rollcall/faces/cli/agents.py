@@ -3,6 +3,8 @@
 import asyncio
 import os
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -206,7 +208,8 @@ def run_command(
 ) -> None:
     """Run any program as an agent: on the roll while it lives, off it when it ends.
 
-    Signals and the exit code pass through; a registry that is away never stops the program.
+    Signals and the exit code pass through; a registry that is away never stops the program. With VERS_INFRA_URL and
+    VERS_VM_ID set it reports to that registry of Vers, too.
 
     Example: rollcall run --role worker -c ocr -- python ocr.py --fast
     """
@@ -228,9 +231,22 @@ def run_command(
         code = asyncio.create_task(supervise(context.args, {**os.environ, **environment}))
         code.add_done_callback(lambda _: ended.set())
         try:
-            await attend(bus(nats), realm, role, agent_id, said, ended)
+            async with vers_report():
+                await attend(bus(nats), realm, role, agent_id, said, ended)
         finally:
             await asyncio.wait((code,))
         return code.result()
 
     raise typer.Exit(run(main()))
+
+
+@asynccontextmanager
+async def vers_report() -> AsyncIterator[None]:
+    """Reports to a registry of Vers where the environment names one."""
+    if not os.environ.get("VERS_INFRA_URL"):
+        yield
+        return
+    from rollcall.sdk.vers import reporting  # noqa: PLC0415  its HTTP client is slow to load, and few need it
+
+    async with reporting():
+        yield

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rollcall.core.errors import RollcallError
-from rollcall.faces.cli import agents, ask, demo, doctor, operate, serve
+from rollcall.faces.cli import agents, ask, demo, doctor, files, http, operate, serve
 from rollcall.faces.cli.common import fail, set_up_logs
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, demo, agents, ask, doctor, operate):
+for part in (serve, http, demo, agents, ask, doctor, operate, files):
     app.registered_commands += part.app.registered_commands
 app.add_typer(operate.guard, name="guard")
 

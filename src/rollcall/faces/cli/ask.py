@@ -141,12 +141,16 @@ def history(
 
     async def main() -> None:
         async with rollcall.connect(bus(nats), realm=realm) as registry:
-            changes = await registry.history(id, limit=limit)
+            told = await registry.story(id, limit=limit)
         if json:
-            print_json({"changes": changes})
-        elif changes:
-            out.print(changes_table(changes))
-        else:
+            print_json({"changes": told.changes, "refusals": told.refusals})
+            return
+        if told.changes:
+            out.print(changes_table(told.changes))
+        for one in told.refusals:
+            line = f"{one['at'][:19].replace('T', ' ')} refused: {one['verb']} {one['role']} by {one['by']}"
+            out.print(Text(f"{line}: {one['reason']}"))
+        if not told.changes and not told.refusals:
             err.print(f"nothing is known of {id!r}")
 
     run(main())

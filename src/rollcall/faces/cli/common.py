@@ -10,6 +10,7 @@ exit  means
 4     refused: conflict, denied, unauthorized
 5     nobody could be asked, or the registry is busy
 6     the set-up is wrong
+7     it waits for an approval
 130   interrupted
 ====  ==========================================================
 """
@@ -20,8 +21,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -42,8 +43,10 @@ from rollcall.core.errors import (
     TooLarge,
     Unauthorized,
     Unavailable,
+    Waits,
 )
 from rollcall.faces.cli.settings import default_data_dir
+from rollcall.store.files import write_whole
 
 if sys.platform != "win32":
     import uvloop
@@ -63,6 +66,7 @@ _EXITS: dict[type[RollcallError], int] = {
     Unavailable: 5,
     Busy: 5,
     Misconfigured: 6,
+    Waits: 7,
 }
 
 out = Console(highlight=False, soft_wrap=False)
@@ -153,19 +157,38 @@ def print_json(value: Any) -> None:  # Any: whatever has a JSON form
     sys.stdout.flush()
 
 
-def set_up_logs(level: int) -> None:
-    """Logs go to stderr: readable, or JSON with ``ROLLCALL_LOG_FORMAT=json``."""
+@asynccontextmanager
+async def announced(told: Mapping[str, object], files: list[Path]) -> AsyncIterator[None]:
+    """The files say what is served while the block runs; only their owner reads them: a URL may hold a secret."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(told).encode(), mode=0o600)
+    try:
+        yield
+    finally:
+        for file in files:
+            with suppress(FileNotFoundError):
+                file.unlink()
+
+
+def set_up_logs(level: int, *, as_noa: bool = False) -> None:
+    """Logs go to stderr: readable, or JSON with ``ROLLCALL_LOG_FORMAT=json``; `as_noa` as that registry writes it."""
     render: structlog.typing.Processor
-    if os.environ.get("ROLLCALL_LOG_FORMAT", "console") == "json":
+    names: list[structlog.typing.Processor] = []
+    if as_noa:
+        render = structlog.processors.JSONRenderer()
+        names = [structlog.processors.EventRenamer("msg")]
+    elif os.environ.get("ROLLCALL_LOG_FORMAT", "console") == "json":
         render = structlog.processors.JSONRenderer()
     else:
         render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time" if as_noa else "timestamp"),
             structlog.processors.format_exc_info,
             _printable,
+            *names,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

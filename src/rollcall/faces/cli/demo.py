@@ -77,7 +77,8 @@ async def _registry(spawn: Spawn, home: Path) -> AsyncIterator[Registry]:
     """The bundled server and a worker, in a process of their own."""
     ready = home / "ready.json"
     log = home / "up.log"
-    up = ["up", "--data-dir", str(home / "data"), "--nats-port", "0", "--ready-file", str(ready)]
+    up = ["up", "--data-dir", str(home / "data"), "--nats-port", "0", "--http", "off"]
+    up += ["--ready-file", str(ready)]
     process = spawn([sys.executable, "-m", "rollcall.faces.cli.app", *up], log)
     with _waiting("starting the bundled nats-server and a worker"):
         deadline = time.monotonic() + PATIENCE

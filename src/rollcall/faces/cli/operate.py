@@ -1,7 +1,9 @@
 """What operators do to a registry that runs: call the roll, end the guard."""
 
 import asyncio
+import getpass
 import time
+from typing import Annotated
 
 import typer
 from rich.progress import Progress
@@ -12,9 +14,12 @@ from rollcall import Entry, Registry
 from rollcall.core.instants import Seconds, instant
 from rollcall.core.records import BEATING
 from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, print_json, run
+from rollcall.faces.cli.show import pending_table
 
 app = typer.Typer()
 guard = typer.Typer(no_args_is_help=True, help="Self-preservation: doubt when very many fall silent at once.")
+
+PendingId = Annotated[str, typer.Argument(help="The id of the agent.")]
 
 AFTER_WINDOW: Seconds = 1.0
 
@@ -60,6 +65,61 @@ async def _roll(registry: Registry, since: int) -> tuple[list[Entry], list[Entry
     answered = [entry for entry in expected if entry.last_seen is not None and instant(entry.last_seen) >= since]
     heard = {entry.id for entry in answered}
     return answered, [entry for entry in expected if entry.id not in heard]
+
+
+@app.command()
+def pending(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
+    """Show which commands wait for an approval, or for a slow policy."""
+
+    async def main() -> None:
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            told = await registry.pending()
+        if json:
+            print_json({"pending": told})
+        elif told:
+            out.print(pending_table(told))
+        else:
+            out.print("nothing waits")
+
+    run(main())
+
+
+@app.command()
+def approve(id: PendingId, nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
+    """Let the command happen that waits longest for an agent.
+
+    Example: rollcall approve w1
+    """
+    _settle(id, "", True, nats, realm, json)
+
+
+@app.command()
+def deny(
+    id: PendingId,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the agent and for its history.")] = "",
+    nats: Nats = None,
+    realm: Realm = "default",
+    json: Json = False,
+) -> None:
+    """Refuse the command that waits longest for an agent.
+
+    Example: rollcall deny w1 --reason "not in this cluster"
+    """
+    _settle(id, reason, False, nats, realm, json)
+
+
+def _settle(id: str, reason: str, approved: bool, nats: str | None, realm: str, as_json: bool) -> None:
+    async def main() -> None:
+        by = getpass.getuser()
+        async with rollcall.connect(bus(nats), realm=realm) as registry:
+            told = await (registry.approve(id, by=by) if approved else registry.deny(id, reason=reason, by=by))
+        if as_json:
+            print_json(told)
+        else:
+            word = "approved" if approved else "denied"
+            out.print(Text(f"{word}: {told['verb']} {told['role']} {id}; {told['behind']} more wait behind it"))
+
+    run(main())
 
 
 @guard.command()

@@ -1,15 +1,16 @@
 """What the environment says, read once at the door."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 import platformdirs
 from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rollcall.bus.shapes import REFUSALS_AGE
 from rollcall.core import limits
 from rollcall.core.errors import Misconfigured
-from rollcall.worker import WorkerSettings
+from rollcall.worker import GoverningSettings, WorkerSettings
 
 _DAY = 24 * 3600.0
 _LONG = 10 * 365 * _DAY
@@ -28,21 +29,33 @@ class Tuning(BaseSettings):
     max_agents: PositiveInt = limits.AGENTS
     max_roles: PositiveInt = limits.ROLES
     replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    policy: str = ""
+    policy_timeout: Annotated[float, Field(gt=0, le=_DAY)] = 10.0
+    policy_fail: Literal["open", "closed"] = "open"
+    policy_cache: Annotated[float, Field(ge=0, le=_DAY)] = 10.0
+    policy_concurrency: PositiveInt = 16
+    approve: str = ""
+    approve_age: Annotated[float, Field(ge=1, le=REFUSALS_AGE)] = _DAY
+    approve_most: PositiveInt = 1000
     system_nats: str = ""
     system_key: Path | None = None
     system_creds: Path | None = None
 
 
-def tuning() -> Tuning:
+S = TypeVar("S", bound=BaseSettings)
+
+
+def from_environment(kind: type[S]) -> S:
     """The environment's word.
 
     Raises:
         Misconfigured: a variable has no valid value.
     """
+    prefix = kind.model_config.get("env_prefix", "")
     try:
-        return Tuning()
+        return kind()
     except ValidationError as error:
-        wrong = "; ".join(f"ROLLCALL_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"{prefix}{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors())
         raise Misconfigured(f"the environment is wrong: {wrong}") from error
 
 
@@ -52,14 +65,25 @@ def worker_settings(*, url: str, realm: str, name: str, snapshot: Path, nkey_see
     Raises:
         Misconfigured: a variable has no valid value, or names a file that cannot be read.
     """
-    told = tuning().model_dump()
+    told = from_environment(Tuning).model_dump()
     system_key = told.pop("system_key")
+    governing = GoverningSettings(
+        policy=told.pop("policy"),
+        timeout=told.pop("policy_timeout"),
+        fail_closed=told.pop("policy_fail") == "closed",
+        cache=told.pop("policy_cache"),
+        concurrency=told.pop("policy_concurrency"),
+        approve=tuple(told.pop("approve").replace(",", " ").split()),
+        age=told.pop("approve_age"),
+        most=told.pop("approve_most"),
+    )
     return WorkerSettings(
         url=url,
         realm=realm,
         name=name,
         snapshot=snapshot,
         nkey_seed=nkey_seed,
+        governing=governing,
         system_url=told.pop("system_nats"),
         system_seed=seed(system_key) if system_key is not None else "",
         **told,

@@ -1,7 +1,8 @@
 """How things look on a terminal: tables that fit 80 columns, colours only where they are wanted."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -85,6 +86,17 @@ def changes_table(changes: Iterable[Change]) -> Table:
             Text(f"{change.role} {change.id}"),
             Text(change.reason),
         )
+    return table
+
+
+def pending_table(pending: Iterable[Mapping[str, Any]]) -> Table:
+    """Commands that wait for somebody's word, one a line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("SINCE", "COMMAND", "AGENT", "WAITS FOR", "BEHIND"):
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=30)
+    for one in pending:
+        agent = Text(f"{one['role']} {one['id']}")
+        table.add_row(age(one["since"]), Text(one["verb"]), agent, Text(one["waits_for"]), str(one["behind"]))
     return table
 
 

@@ -1,0 +1,1 @@
+"""Files of other registries, read and written."""
