@@ -78,7 +78,9 @@ def bus(nats_server: EmbeddedServer, tmp_path: Path) -> Iterator[Bus]:
 async def _remove_streams(bus: Bus) -> None:
     """The server sets disk aside for each stream; a run of many realms would use it up."""
     async with bus.worker_connection() as inside:
-        for stream in (bus.subjects.inbox_stream, bus.subjects.leases_stream, bus.subjects.roll_stream):
+        subjects = bus.subjects
+        beside = (subjects.leases_stream, subjects.messages_stream, subjects.pending_stream)
+        for stream in (subjects.inbox_stream, subjects.roll_stream, *beside):
             await streams.request(inside, f"STREAM.DELETE.{stream}")
 
 

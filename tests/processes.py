@@ -15,6 +15,10 @@ from rollcall.embedded.process import die_with_parent
 ROLLCALL = [sys.executable, "-m", "rollcall.faces.cli.app"]
 
 
+# Many a test starts `up`; only one of them could listen on the usual port.
+ANY_PORT = {**os.environ, "ROLLCALL_HTTP": "127.0.0.1:0"}
+
+
 class Process:
     """One `rollcall` command, or another, in a process of its own. It ends with this one, whatever ends this one."""
 
@@ -28,7 +32,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "ROLLCALL_DATA_DIR": str(home / "data"), **(env or {})},
+                env={**ANY_PORT, "ROLLCALL_DATA_DIR": str(home / "data"), **(env or {})},
                 preexec_fn=die_with_parent(signal.SIGKILL),
                 start_new_session=True,
             )
@@ -94,7 +98,7 @@ def rollcall(*arguments: str, env: dict[str, str] | None = None, timeout: float 
         text=True,
         timeout=timeout,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "80", **(env or {})},
+        env={**ANY_PORT, "COLUMNS": "80", **(env or {})},
         check=False,
     )
 

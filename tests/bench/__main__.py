@@ -28,6 +28,7 @@ import rollcall
 from rollcall.bus.connection import barrier
 from tests.bench.liveness import deaths, frozen
 from tests.bench.load import answer_bare, send_beats
+from tests.bench.web import http
 from tests.conftest import eventually, leads
 from tests.processes import Process
 
@@ -243,6 +244,7 @@ ALL = {
     "discover": discover,
     "restart": restart,
     "deaths": deaths,
+    "http": http,
     "frozen": frozen,
 }
 

@@ -65,7 +65,7 @@ async def test_an_answer_is_a_beat_that_every_worker_hears(bus):
 
         await eventually(lambda: beats)
         assert beats[0] == b'{"incarnation": 5, "cpu_percent": 40}'
-        assert (await client.question("get.a1"))["health"] == {"cpu_percent": 40}
+        assert (await client.question("get.a1"))["health"]["cpu_percent"] == 40
 
 
 async def test_who_gives_no_right_answer_is_lost_at_the_end_of_its_ttl(bus):

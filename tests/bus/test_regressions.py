@@ -9,7 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 import rollcall
-from rollcall import ChangeKind, Health, Position
+from rollcall import ChangeKind, Position
 from rollcall.bus.connection import barrier, without_password
 from rollcall.bus.roll import Roll
 from rollcall.core.errors import Unauthorized
@@ -152,7 +152,8 @@ async def test_saying_how_one_feels_is_heard_at_once(bus):
         me.feel(active_connections=3)
 
         async def heard():
-            return (await registry.get("x1")).health == Health(active_connections=3)
+            health = (await registry.get("x1")).health
+            return health is not None and health.active_connections == 3
 
         await eventually(heard, within=5)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,7 +25,7 @@ import rollcall
 from rollcall import Unauthorized
 from rollcall.bus.connection import connected
 from rollcall.bus.subjects import ROOT, Subjects
-from rollcall.embedded.config import ASKED, BEATS, HELLO, PING, TOLD, ServerSettings, render
+from rollcall.embedded.config import ASKED, ASKED_BACK, BEATS, HELLO, TOLD, ServerSettings, render
 from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
 from rollcall.worker import WorkerSettings, serving
@@ -36,6 +37,7 @@ CONF = DOCKER / "nats-server.conf"
 
 # All digits: what a server would take for a number if it were not quoted on the way.
 PASSWORD = "20251120"
+TOKEN = "a-long-random-word"
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT = 10039
 """An error code of nats-server."""
 
@@ -105,10 +107,11 @@ def _word(found: re.Match[str], environment: dict[str, str]) -> str:
 
 
 def services() -> dict[str, Any]:
-    return compose(ROLLCALL_WORKER_PASSWORD=PASSWORD)["services"]
+    return compose(ROLLCALL_WORKER_PASSWORD=PASSWORD, ROLLCALL_HTTP_TOKENS=TOKEN)["services"]
 
 
 WORKERS = ("worker1", "worker2")
+OURS = (*WORKERS, "http")
 
 
 def conf() -> dict[str, Any]:
@@ -126,7 +129,7 @@ def command_lines() -> list[list[str]]:
     """Every call of `rollcall` in the Dockerfile and the compose file, without the command itself."""
     entry = json.loads(only("ENTRYPOINT"))
     assert entry == ["rollcall"]
-    lines = [json.loads(only("CMD")), *(services()[worker]["command"] for worker in WORKERS)]
+    lines = [json.loads(only("CMD")), *(services()[ours]["command"] for ours in OURS)]
     checked = health_check()
     assert checked[0] == "rollcall"
     comments = re.findall(r"^#\s+rollcall (.+)$", (DOCKER / "compose.yaml").read_text(), re.MULTILINE)
@@ -143,6 +146,11 @@ def help_of(subcommand: str) -> str:
     )
     assert done.returncode == 0, f"rollcall has no command {subcommand!r}: {done.stderr}"
     return done.stdout
+
+
+def variables_of(subcommand: str) -> set[str]:
+    """The variables that its help names."""
+    return set(re.findall(r"\[env var:\s+(\w+)\]", help_of(subcommand)))
 
 
 # The image
@@ -230,7 +238,7 @@ def test_the_command_is_on_the_path_of_the_image() -> None:
 
 
 def test_every_command_and_option_exists() -> None:
-    assert {line[0] for line in command_lines()} == {"worker", "up", "info", "doctor"}
+    assert {line[0] for line in command_lines()} == {"worker", "up", "http", "info", "doctor"}
 
     for subcommand, *arguments in command_lines():
         known = set(re.findall(r"--[a-z][a-z-]*", help_of(subcommand)))
@@ -239,15 +247,15 @@ def test_every_command_and_option_exists() -> None:
 
 def test_every_variable_is_one_that_its_command_reads() -> None:
     named = {name for name in image_environment() if name.startswith("ROLLCALL_")}
-    for worker in WORKERS:
-        named |= set(services()[worker]["environment"])
+    for ours in OURS:
+        named |= set(services()[ours]["environment"])
+    named |= set(re.findall(r"-e (ROLLCALL_\w+)=", (DOCKER / "Dockerfile").read_text()))
     sources = "".join(path.read_text() for path in (REPOSITORY / "src").rglob("*.py"))
 
-    read = set(re.findall(r"\[env var:\s+(\w+)\]", help_of("worker"))) | set(
-        re.findall(r'environ\.get\("(ROLLCALL_\w+)"', sources)
-    )
+    read = {name for command in ("worker", "up", "http") for name in variables_of(command)}
+    read |= set(re.findall(r'(?:environ\.get\(|alias=)"(ROLLCALL_\w+)"', sources))
 
-    assert {"ROLLCALL_NATS", "ROLLCALL_REALM", "ROLLCALL_DATA_DIR"} <= named
+    assert {"ROLLCALL_NATS", "ROLLCALL_REALM", "ROLLCALL_DATA_DIR", "ROLLCALL_HTTP_TOKENS"} <= named
     assert named <= read
 
 
@@ -255,7 +263,7 @@ def test_the_health_check_asks_the_registry_that_the_worker_serves() -> None:
     assert health_check() == ["rollcall", "info", "--json"]
 
     # By the same variables as the worker; no other address stands in its arguments.
-    assert {"ROLLCALL_NATS", "ROLLCALL_REALM"} <= set(re.findall(r"\[env var:\s+(\w+)\]", help_of("info")))
+    assert {"ROLLCALL_NATS", "ROLLCALL_REALM"} <= variables_of("info")
 
 
 # The services
@@ -266,6 +274,11 @@ def test_compose_refuses_to_start_without_a_password() -> None:
         compose()
     with pytest.raises(KeyError, match="ROLLCALL_WORKER_PASSWORD"):
         compose(ROLLCALL_WORKER_PASSWORD="")
+
+
+def test_compose_refuses_to_start_without_a_token() -> None:
+    with pytest.raises(KeyError, match="ROLLCALL_HTTP_TOKENS"):
+        compose(ROLLCALL_WORKER_PASSWORD=PASSWORD)
 
 
 def test_the_password_comes_from_the_environment_only() -> None:
@@ -279,27 +292,31 @@ def test_the_password_comes_from_the_environment_only() -> None:
 
 
 def test_what_the_services_name_exists() -> None:
-    document = compose(ROLLCALL_WORKER_PASSWORD=PASSWORD)
+    document = compose(ROLLCALL_WORKER_PASSWORD=PASSWORD, ROLLCALL_HTTP_TOKENS=TOKEN)
     known = document["services"]
 
-    assert set(known) == {"nats", *WORKERS}
+    assert set(known) == {"nats", *OURS}
     for service in known.values():
         assert set(service.get("depends_on", {})) <= set(known)
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert (DOCKER / source).exists() if source.startswith(".") else source in document["volumes"]
-    for worker in WORKERS:
-        context = DOCKER / known[worker]["build"]["context"]
+    for ours in OURS:
+        context = DOCKER / known[ours]["build"]["context"]
         assert context.resolve() == REPOSITORY
-        assert (context / known[worker]["build"]["dockerfile"]).resolve() == DOCKER / "Dockerfile"
-        assert known[worker]["depends_on"] == {"nats": {"condition": "service_healthy"}}
+        assert (context / known[ours]["build"]["dockerfile"]).resolve() == DOCKER / "Dockerfile"
+        assert known[ours]["depends_on"] == {"nats": {"condition": "service_healthy"}}
+    for worker in WORKERS:
         assert known[worker]["environment"]["ROLLCALL_NATS"] == f"nats://worker:{PASSWORD}@nats:4222"
     assert "healthcheck" in known["nats"]
 
 
 def test_each_service_keeps_its_data_for_itself_and_comes_back() -> None:
     named = [
-        volume.split(":")[0] for service in services().values() for volume in service["volumes"] if volume[0] != "."
+        volume.split(":")[0]
+        for service in services().values()
+        for volume in service.get("volumes", [])
+        if volume[0] != "."
     ]
 
     assert sorted(named) == ["nats", "worker1", "worker2"]
@@ -310,11 +327,12 @@ def test_each_service_keeps_its_data_for_itself_and_comes_back() -> None:
 def test_the_ports_agree() -> None:
     port = conf()["listen"].rpartition(":")[2]
     published = [mapping for service in services().values() for mapping in service.get("ports", [])]
-    urls = [services()[worker]["environment"]["ROLLCALL_NATS"] for worker in WORKERS]
+    urls = [services()[ours]["environment"]["ROLLCALL_NATS"].replace("//nats", "//@nats") for ours in OURS]
+    of_http = services()["http"]["command"][-1].rpartition(":")[2]
 
-    assert published == [f"127.0.0.1:{port}:{port}"]
+    assert published == [f"127.0.0.1:{port}:{port}", f"127.0.0.1:{of_http}:{of_http}"]
     assert {url.rpartition("@")[2] for url in urls} == {f"nats:{port}"}
-    assert only("EXPOSE") == port
+    assert only("EXPOSE").split() == [port, of_http]
     assert services()["nats"]["healthcheck"]["test"][-1] == f"http://{conf()['http']}/healthz"
 
 
@@ -330,6 +348,14 @@ def test_the_server_is_given_the_file_that_is_shipped_and_a_version_that_suffice
     assert mounted[conf()["jetstream"]["store_dir"]] == "nats"
     assert version is not None
     assert (int(version[1]), int(version[2])) >= (2, 12)
+
+
+def test_the_http_face_is_an_agent_that_listens_beyond_its_container_with_a_token() -> None:
+    face = services()["http"]
+
+    assert face["environment"]["ROLLCALL_NATS"] == f"nats://nats:{conf()['listen'].rpartition(':')[2]}"
+    assert face["environment"]["ROLLCALL_HTTP_TOKENS"] == TOKEN
+    assert face["command"][-1].startswith("0.0.0.0:")
 
 
 # The server
@@ -356,17 +382,17 @@ def test_just_what_the_bundled_server_lets_cross_crosses_here() -> None:
         named = [entry[kind] for entry in conf()["accounts"][account]["imports"] if kind in entry]
         return {entry["subject"] for entry in named if entry["account"] == origin}
 
-    asked, told, beats, ping = (
+    asked, told, beats, asked_back = (
         of_any_realm(*ASKED, HELLO),
         of_any_realm(*TOLD),
         of_any_realm(*BEATS),
-        of_any_realm(PING),
+        of_any_realm(*ASKED_BACK),
     )
 
     assert exported("REGISTRY", "service") == imported("AGENTS", "REGISTRY", "service") == asked | {"$SRV.>"}
     assert exported("REGISTRY", "stream") == imported("AGENTS", "REGISTRY", "stream") == told
     assert exported("AGENTS", "stream") == imported("REGISTRY", "AGENTS", "stream") == beats
-    assert exported("AGENTS", "service") == imported("REGISTRY", "AGENTS", "service") == ping
+    assert exported("AGENTS", "service") == imported("REGISTRY", "AGENTS", "service") == asked_back
 
 
 def test_the_accounts_are_those_of_the_bundled_server_but_for_who_signs_in() -> None:
@@ -489,6 +515,39 @@ async def test_the_health_check_is_well_while_a_worker_serves_and_ill_without(
 
     assert with_worker == 0
     assert without != 0
+
+
+async def test_the_http_face_reads_without_a_token_and_changes_nothing_without_one(
+    server: dict[str, str], tmp_path: Path
+) -> None:
+    face = services()["http"]
+    ready = tmp_path / "ready.json"
+    environment = {**os.environ, **face["environment"], "ROLLCALL_NATS": as_agent(server), "ROLLCALL_REALM": "http"}
+
+    def asked(url: str, token: str = "") -> int:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        body = b'{"role": "worker", "name": "x", "ttl": null}'
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    async with served(server, "http", tmp_path) as registry:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rollcall.faces.cli.app", "http", "--listen", "0.0.0.0:0", "--ready-file", str(ready),
+            env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            await eventually(ready.exists, what="the face")
+            url = json.loads(ready.read_text())["http"].replace("0.0.0.0", "127.0.0.1") + "/v1/agents"
+            without, with_token = await asyncio.to_thread(asked, url), await asyncio.to_thread(asked, url, TOKEN)
+        finally:
+            process.terminate()
+            await process.wait()
+        page = await registry.list()
+
+    assert (without, with_token, len(page)) == (401, 201, 1)
 
 
 async def test_the_server_itself_says_that_it_is_well(server: dict[str, str]) -> None:

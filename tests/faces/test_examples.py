@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 import rollcall
-from rollcall import Change, ChangeKind
+from rollcall import Change, ChangeKind, Denied
+from rollcall.worker import GoverningSettings
 from tests.conftest import Bus, eventually, ids
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROGRAMS = ("plain_client.py", "watcher.py", "worker_fleet.py")
+PROGRAMS = ("plain_client.py", "policy.py", "watcher.py", "worker_fleet.py")
 PATIENCE = 30.0
 
 
@@ -228,7 +229,8 @@ async def test_the_plain_client_lives_a_whole_life_on_the_roll(bus: Bus) -> None
     assert (code, err) == (0, "")
     came, left = history
     assert (came.kind, left.kind) == (ChangeKind.REGISTERED, ChangeKind.DEREGISTERED)
-    assert lines == [
+    # When it said so, the registry adds.
+    assert [re.sub(r', "checked_at": "[^"]+"', "", line) for line in lines] == [
         f"registered worker p1 at revision {came.revision}",
         'beat 3 times: live, health {"active_connections": 3}',
         "discovered p1, peer",
@@ -304,3 +306,46 @@ def test_the_package_exports_what_the_examples_use() -> None:
 
         assert {module for module, _ in imported} == {"rollcall"}
         assert {name for _, name in imported} <= set(rollcall.__all__)
+
+
+async def test_the_policy_judges_on_the_bus(bus: Bus) -> None:
+    async with bus.served(governing=GoverningSettings(policy="bus", fail_closed=True)) as registry:
+        async with started(bus, "policy.py") as process:
+            assert await line(process) == f"judges realm {bus.realm}"
+
+            with pytest.raises(Denied, match="deploy needs an owner"):
+                await registry.register("worker", "a1", capabilities=["deploy"], ttl=None)
+            await registry.register("worker", "a2", capabilities=["deploy"], owner="ops", ttl=None)
+            await registry.register("worker", "a3", ttl=None)
+            with pytest.raises(Denied, match="deploy needs an owner"):
+                await registry.update("worker", "a3", {"capabilities": ["deploy"]})
+            page = await registry.list()
+
+        with pytest.raises(rollcall.Unavailable, match="nobody judged"):
+            await registry.register("worker", "a4", ttl=None)
+
+    assert ids(page) == ["a2", "a3"]
+
+
+async def test_the_policy_is_a_court(bus: Bus) -> None:
+    async with started(bus, "policy.py", "--court", "0") as process:
+        url = (await line(process)).removeprefix("court at ")
+        async with bus.served(governing=GoverningSettings(policy=url, fail_closed=True)) as registry:
+            with pytest.raises(Denied, match="deploy is not for everybody"):
+                await registry.register("worker", "a1", capabilities=["deploy"], ttl=None)
+            await registry.register("worker", "a2", capabilities=["ocr"], ttl=None)
+            page = await registry.list()
+
+    assert ids(page) == ["a2"]
+
+
+async def test_the_policy_is_a_function(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    async with bus.served(governing=GoverningSettings(policy="policy:judge", fail_closed=True)) as registry:
+        with pytest.raises(Denied, match="deploy needs an owner"):
+            await registry.register("worker", "a1", capabilities=["deploy"], ttl=None)
+        await registry.register("worker", "a2", ttl=None)
+        await registry.deregister("worker", "a2")
+        page = await registry.list()
+
+    assert ids(page) == []

@@ -18,12 +18,14 @@ import nats
 import pytest
 
 import rollcall
+from rollcall import ChangeKind
 from rollcall.bus.connection import connected
 from rollcall.bus.subjects import Subjects
-from rollcall.embedded.config import ASKED, BEATS, HELLO, PING, TOLD
+from rollcall.embedded.config import ASKED, ASKED_BACK, BEATS, HELLO, TOLD
 from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
 from rollcall.faces.cli import common
+from rollcall.faces.cli.http import Environment
 from rollcall.faces.cli.settings import Tuning
 from rollcall.sdk.diagnosis import Verdict, diagnose
 from rollcall.worker import WorkerSettings, serving
@@ -99,8 +101,14 @@ NAME = re.compile(r"\bROLLCALL_[A-Z]+(?:_[A-Z]+)*\b")
 def read_in_the_sources() -> set[str]:
     """What some line asks the environment for, and the fields of the settings."""
     asked = re.compile(r"(?:environ\.get\(|environ\[|getenv\(|envvar=)\s*\"(ROLLCALL_\w+)\"")
-    tuned = {f"{Tuning.model_config['env_prefix']}{name.upper()}" for name in Tuning.model_fields}
-    return {name for path in SOURCES for name in asked.findall(path.read_text())} | tuned
+    return {name for path in SOURCES for name in asked.findall(path.read_text())} | defaults().keys()
+
+
+def defaults() -> dict[str, object]:
+    """Every variable of ours that has a place in the settings, with its default."""
+    tuned = {f"{Tuning.model_config['env_prefix']}{name.upper()}": field for name, field in Tuning.model_fields.items()}
+    of_http = {str(field.alias): field for field in Environment.model_fields.values() if field.alias}
+    return {name: field.default for name, field in (tuned | of_http).items()}
 
 
 def variables_told() -> tuple[set[str], set[str]]:
@@ -123,12 +131,13 @@ def test_every_variable_in_the_text_is_explained_or_belongs_to_the_containers() 
     assert set(NAME.findall(TEXT)) - read - set_by_run == of_the_containers - read
 
 
-def test_the_defaults_of_the_bounds_are_those_of_the_settings() -> None:
+def test_the_defaults_are_those_of_the_settings() -> None:
     told = {cells[0].strip("`"): cells[2] for cells in rows("Environment variables") if len(cells) == 4}
 
-    for name, field in Tuning.model_fields.items():
-        default = told[f"ROLLCALL_{name.upper()}"]
-        assert (None if default == "none" else float(default)) == (field.default or None), name
+    for name, default in defaults().items():
+        # Numbers are written as people write them.
+        shown = f"{default:.10g}" if isinstance(default, float) else str(default).lower()
+        assert told[name] == ("none" if default in (None, "") else shown), name
 
 
 def test_a_program_is_told_whom_it_runs_as() -> None:
@@ -230,13 +239,23 @@ async def test_the_checks_of_the_doctor_are_those_of_the_table(bus: Bus) -> None
     assert found == shown
 
 
+KINDS = frozenset(map(str, ChangeKind))
+
+
 def events() -> list[str]:
     return [event for cells in rows("Logs") for event in re.findall(r"`([^`]+)`", cells[0])]
 
 
+def test_every_kind_of_change_is_an_event() -> None:
+    assert set(events()) >= KINDS
+
+
 @pytest.mark.parametrize("event", events())
 def test_every_event_that_is_named_is_logged_somewhere(event: str) -> None:
-    said = re.compile(rf'(?:log\.\w+|tell)\(\s*"{re.escape(event)}"')
+    # A change is logged under its kind.
+    said = re.compile(
+        rf'(?:log\.\w+|tell)\(\s*"{re.escape(event)}"' if event not in KINDS else r"log\.info\(str\(change\.kind\)"
+    )
     assert any(said.search(path.read_text()) for path in SOURCES)
 
 
@@ -247,7 +266,7 @@ def test_everything_that_crosses_between_the_accounts_is_in_the_table() -> None:
     told = {subject for cells in rows("Three accounts")[1:] for subject in re.findall(r"`([^`]+)`", cells[0])}
     of_the_server = {subject for subject in told if subject.startswith("$")} | {"DISCONNECT"}
 
-    assert told - of_the_server == {*ASKED, HELLO, *BEATS, PING, *TOLD}
+    assert told - of_the_server == {*ASKED, HELLO, *BEATS, *ASKED_BACK, *TOLD}
 
 
 @pytest.fixture(scope="module")

@@ -80,15 +80,15 @@ def test_every_subject_that_agents_use_has_a_channel():
     wanted = {"roll_call": "rollcall"}
     verbs = {subject.split(".")[2] for subject in subjects.commands()}
 
-    # `roll` and `lease` are subjects of the workers' own streams; on `peers` workers speak among themselves.
-    own = {"command", "commands", "roll", "lease", "peers"}
+    # `roll`, `lease` and `pending` are subjects of the workers' own streams; on `peers` workers speak among themselves.
+    own = {"command", "commands", "roll", "lease", "pending", "peers"}
     told = {wanted.get(name, name) for name in (names | asked) - own} | verbs
 
     assert told == DOCUMENT["channels"].keys() - {"reply"}
 
 
 def test_the_bundled_server_lets_across_just_what_the_document_names():
-    across = {*config.ASKED, config.HELLO, *config.TOLD, *config.BEATS, config.PING}
+    across = {*config.ASKED, config.HELLO, *config.TOLD, *config.BEATS, *config.ASKED_BACK}
 
     assert {".".join("*" if "{" in token else token for token in address.split(".")[2:]) for address in ADDRESSES} == (
         across
@@ -196,7 +196,7 @@ def test_questions_go_to_the_queue_group_of_the_workers():
     queued = {name for name, operation in DOCUMENT["operations"].items() if "bindings" in operation}
 
     assert service.QUEUE == asyncapi.QUEUE
-    assert queued == {"discover", "get", "list", "history", "since", "info"}
+    assert queued == {"discover", "get", "list", "history", "since", "messages", "info"}
 
 
 async def test_what_a_real_registry_says_fits(bus):

@@ -17,6 +17,14 @@ from rollcall.store import schema
 from rollcall.store.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[2]
+SLOW = {
+    "rollcall.faces.http.metrics",
+    "rollcall.faces.http.server",
+    "rollcall.policy.court",
+    "rollcall.sdk.vers",
+}
+"""Loaded where they are used: see docs/decisions/0026."""
+
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
@@ -39,7 +47,8 @@ def test_every_file_opens_with_a_sentence_and_imports_only_on_top(path):
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
-    assert inside == []
+    assert {node.module for node in inside if isinstance(node, ast.ImportFrom)} <= SLOW
+    assert all(isinstance(node, ast.ImportFrom) for node in inside)
 
 
 def test_imports_only_go_down():
