@@ -161,43 +161,59 @@ def read(data: bytes, *, built_in: bool = False) -> Directory:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise Invalid(f"line {line}: the file is not UTF-8; nothing was imported") from error
-    found: dict[str, Row] = {}
-    spellings: dict[str, str] = {}
-    remarks: dict[tuple[str, str], Remark] = {}
-
-    def remark(line: int, id: str, what: str) -> None:
-        remarks.setdefault((id, what), Remark(line, id, what))
-
+    reading = _Reading()
     for line, cells in _rows(text):
+        reading.take(line, cells)
+    if built_in:
+        reading.rows.setdefault("pe-ssp", Row(0, "pe-ssp", BUILT_IN))
+    return Directory(tuple(reading.rows.values()), tuple(reading.remarks.values()))
+
+
+class _Reading:
+    """What was read so far: the last row of each id, and each remark about it once."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.remarks: dict[tuple[str, str], Remark] = {}
+        self._spellings: dict[str, str] = {}
+
+    def take(self, line: int, cells: dict[str, str]) -> None:
         spelled = cells.get("agent_id", "").strip()
         if not spelled:
             spelled = cells.get("agent_name", "").strip()
-            remark(line, spelled, "has no agent_id; its agent_name stands for it")
+            self._remark(line, spelled, "has no agent_id; its agent_name stands for it")
         id = _BROKEN_TEXT.sub(" ", spelled).strip()
         if None in cells:
-            remark(line, id, "has more cells than the header has columns; the rest is left out")
-        cells = {name: cell for name, cell in cells.items() if name and cell}
+            self._remark(line, id, "has more cells than the header has columns; the rest is left out")
         if not id or len(id.encode()) > limits.NAME_BYTES:
-            remark(line, id[:40], "can be no id; the row is left out")
-            continue
+            self._remark(line, id[:40], "can be no id; the row is left out")
+            return
+        self._look_at(line, id, spelled)
+        row = self._that_fits(Row(line, id, {name: cell for name, cell in cells.items() if name and cell}))
+        if row is not None:
+            # Where it comes last it stands last.
+            self.rows.pop(id, None)
+            self.rows[id] = row
+
+    def _look_at(self, line: int, id: str, spelled: str) -> None:
         if id in JUNK_IDS:
-            remark(line, id, "looks like junk; it is kept")
-        if id in found:
-            merged = spellings[id] != spelled
-            remark(line, id, "is written in two ways" if merged else "comes more than once; the last row counts")
-        spellings[id] = spelled
-        row = Row(line, id, cells)
+            self._remark(line, id, "looks like junk; it is kept")
+        if id in self._spellings:
+            merged = self._spellings[id] != spelled
+            self._remark(line, id, "is written in two ways" if merged else "comes more than once; the last row counts")
+        self._spellings[id] = spelled
+
+    def _that_fits(self, row: Row) -> Row | None:
         if _too_large(row):
-            remark(line, id, "is too large for a record; source_rows_json is left out")
-            row = Row(line, id, {name: cell for name, cell in cells.items() if name != "source_rows_json"})
+            self._remark(row.line, row.id, "is too large for a record; source_rows_json is left out")
+            row = Row(row.line, row.id, {name: cell for name, cell in row.cells.items() if name != "source_rows_json"})
         if _too_large(row):
-            remark(line, id, "is too large for a record; the row is left out")
-            continue
-        found.pop(id, None)
-        found[id] = row
-    if built_in:
-        found.setdefault("pe-ssp", Row(0, "pe-ssp", BUILT_IN))
-    return Directory(tuple(found.values()), tuple(remarks.values()))
+            self._remark(row.line, row.id, "is too large for a record; the row is left out")
+            return None
+        return row
+
+    def _remark(self, line: int, id: str, what: str) -> None:
+        self.remarks.setdefault((id, what), Remark(line, id, what))
 
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
