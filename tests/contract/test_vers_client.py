@@ -1,6 +1,8 @@
 """The client side of Vers: an agent that reports itself over HTTP, alone and under `rollcall run`."""
 
+import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -114,3 +116,17 @@ async def test_run_reports_a_program_while_it_lives(bus, tmp_path):
                 return (await entry(client, "vm-9"))["status"] == "stopped"
 
             await eventually(stopped)
+
+
+async def test_a_registry_that_accepts_and_never_answers_keeps_nobody_from_ending():
+    async def silent(_reader, _writer):
+        await asyncio.sleep(60)
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    started = time.monotonic()
+    async with reporting(VersAgent(url=f"http://127.0.0.1:{port}", id="a", name="a")):
+        pass
+    server.close()
+
+    assert time.monotonic() - started < 8

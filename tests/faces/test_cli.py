@@ -49,7 +49,7 @@ def test_an_agents_life_by_hand(up):
     tell(up, "heartbeat", "--role", "worker", "--id", "w/1", "--health", "cpu_percent=12.5")
     assert [one["id"] for one in told(up, "ls")["agents"]] == ["w/1"]
     assert [one["id"] for one in told(up, "discover", "worker", "-c", "ocr", "--label", "zone=a")["agents"]] == ["w/1"]
-    assert told(up, "get", "w/1")["health"] == {"cpu_percent": 12.5}
+    assert told(up, "get", "w/1")["health"]["cpu_percent"] == 12.5
     updated = told(up, "update", "--role", "worker", "--id", "w/1", "--set", "status=draining", "--set", "ttl=null")
     assert (updated["status"], updated["ttl"]) == ("draining", None)
     assert [one["kind"] for one in told(up, "history", "w/1")["changes"]] == ["registered", "updated"]

@@ -362,11 +362,11 @@ class Registry:
         body = codec.encode({"id": id, "reason": reason, "by": by})
         return codec.decode_object(await self._ask_once(self._subjects.operate("deny"), body, timeout))
 
-    async def workers(self) -> Sequence[dict[str, Any]]:
+    async def workers(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """The state of the registry as each worker sees it; just one of them where this user may not ask them all."""
         told = await ask_all(self._client, self.realm, "STATS")
         found = [endpoint["data"] for one in told for endpoint in one["endpoints"] if endpoint["name"] == "info"]
-        return sorted(found, key=lambda info: info["worker"]) or [await self.info()]
+        return sorted(found, key=lambda info: info["worker"]) or [await self.info(timeout=timeout)]
 
     async def call_roll(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Asks every agent to announce itself again; says how many ``agents`` within how many seconds (``window``).

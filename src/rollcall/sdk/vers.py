@@ -12,7 +12,7 @@ The environment says where and as whom: ``VERS_INFRA_URL``, ``VERS_VM_ID``, ``VE
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +25,8 @@ from rollcall.sdk.registry import now_ms
 
 BEAT_EVERY: Seconds = 60.0
 TIMEOUT: Seconds = 10.0
+GOODBYE_WITHIN: Seconds = 1.0
+"""A registry that does not answer keeps nobody from ending."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +75,9 @@ async def reporting(agent: VersAgent | None = None, *, beat_every: Seconds = BEA
         finally:
             beating.cancel()
             await asyncio.wait((beating,))
-            await reporter.tell("PATCH", "", {"status": "stopped"})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_WITHIN):
+                    await reporter.tell("PATCH", "", {"status": "stopped"})
 
 
 class _Reporter:

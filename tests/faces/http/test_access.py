@@ -255,7 +255,8 @@ async def test_a_token_may_name_its_scope_and_come_from_a_file(tmp_path):
     assert token("abc") == Token("abc", Scope.ADMIN)
     assert token("read:abc") == Token("abc", Scope.READ)
     assert token("write:a:b") == Token("a:b", Scope.WRITE)
-    assert token("nothing:abc") == Token("nothing:abc", Scope.ADMIN)
+    with pytest.raises(Misconfigured):
+        token("nothing:abc")
     assert token(f"read:@{tmp_path / 'token'}") == Token("from-file", Scope.READ)
     for wrong in ("", "read:", "a b", f"@{tmp_path / 'empty'}", f"@{tmp_path / 'none'}"):
         with pytest.raises(Misconfigured) as refused:

@@ -113,7 +113,9 @@ def token(text: str) -> Token:
     """
     word, colon, rest = text.partition(":")
     scopes = {scope.name.lower(): scope for scope in Scope}
-    scope, secret = (scopes[word], rest) if colon and word in scopes else (Scope.ADMIN, text)
+    if colon and word not in scopes:
+        raise Misconfigured(f"{word!r} is no scope of a token; before the colon stands one of {', '.join(scopes)}")
+    scope, secret = (scopes[word], rest) if colon else (Scope.ADMIN, text)
     if secret.startswith("@"):
         try:
             secret = Path(secret[1:]).read_text().strip()

@@ -1,5 +1,6 @@
 """Metrics for Prometheus: of this face, of the agents, and of every worker of the realm."""
 
+import asyncio
 import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rollcall import Registry, Unavailable
+from rollcall import Page, Registry, Unavailable
+from rollcall.core.instants import Seconds
 from rollcall.faces.http.access import Access, Token
 from rollcall.faces.http.events import Hub
 from rollcall.faces.http.noa.agents import Agent
@@ -23,6 +25,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 ROUTE = "rollcall.route"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ANSWER_WITHIN: Seconds = 3.0
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -47,12 +50,22 @@ class Metrics:
         """Everything, in the text format."""
         self._registrations.inc(self._hub.registrations - self._counted)
         self._counted = self._hub.registrations
-        families = [*self._of_this_face(), *await self._of_agents(), *worker_families(await self._workers())]
+        agents, workers = await asyncio.gather(self._of_agents(), self._workers())
+        families = [*self._of_this_face(), *agents, *worker_families(workers)]
         return page(self._own, families)
+
+    async def _everybody(self) -> Page | None:
+        """All agents; None when the registry does not answer soon: whoever scrapes waits some seconds at most."""
+        if not self._registry.connected:
+            return None
+        try:
+            return await self._registry.list(exact=True, timeout=ANSWER_WITHIN)
+        except Unavailable:
+            return None
 
     async def _workers(self) -> Sequence[dict[str, Any]]:
         try:
-            return await self._registry.workers()
+            return await self._registry.workers(timeout=ANSWER_WITHIN) if self._registry.connected else ()
         except Unavailable:
             return ()
 
@@ -64,9 +77,8 @@ class Metrics:
 
     async def _of_agents(self) -> list[Metric]:
         started = time.monotonic()
-        try:
-            page = await self._registry.list(exact=True)
-        except Unavailable:
+        page = await self._everybody()
+        if page is None:
             return [GaugeMetricFamily("rollcall_up", "Whether the registry answers", 0)]
         now = time.time_ns() // 1_000_000
         agents = [Agent(entry, now, self._settings.noa) for entry in page]
