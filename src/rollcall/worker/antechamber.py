@@ -58,6 +58,7 @@ class Antechamber:
         self._release = release
         self._waiting: dict[str, deque[Pending]] = {}
         self._errands: set[asyncio.Task[None]] = set()
+        self._in_order = asyncio.Lock()
 
     def concerns(self, pending: Pending) -> bool:
         """Whether somebody has to be asked before an accepted command happens."""
@@ -143,9 +144,11 @@ class Antechamber:
         self._run(self._finish(pending, error))
 
     async def _finish(self, pending: Pending, error: RollcallError | None) -> None:
-        await self._remove(pending)
-        if error is not None and pending.asking is not None:
-            await self._outcomes.rejected(pending.asking, error)
+        # One after the other: whoever listens hears the refusals of an agent in the order of its commands.
+        async with self._in_order:
+            await self._remove(pending)
+            if error is not None and pending.asking is not None:
+                await self._outcomes.rejected(pending.asking, error)
 
     async def _go_on(self, pending: Pending, *, refused: bool) -> None:
         """There is a verdict on the first command of an agent."""
