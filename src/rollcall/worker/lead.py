@@ -176,13 +176,13 @@ class Lead:
 
     async def _take_one(self, stored: Stored) -> None:
         self._ledger.take(stored.seq)
-        who = asking(stored)
+        who, origin = asking(stored), self._start.origin(stored.at)
         try:
-            command = read_command(stored, *self._start.origin(stored.at))
+            command = read_command(stored, *origin)
         except RollcallError as error:
             self._refuse(Pending(None, who), error)
             return
-        pending = Pending(command, who, command.cause, stored, self._start.origin(stored.at))
+        pending = Pending(command, who, command.cause, stored, origin)
         if self.antechamber.holds(command.cause):
             self._settle(pending)
             return

@@ -19,6 +19,7 @@ from rollcall.faces.http.events import Hub
 from rollcall.faces.http.noa.agents import Agent
 from rollcall.faces.http.replies import bearer_header
 from rollcall.faces.http.settings import FaceSettings
+from rollcall.sdk.registry import now_ms
 
 # Without this each counter brings a second metric along that says when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -80,7 +81,7 @@ class Metrics:
         page = await self._everybody()
         if page is None:
             return [GaugeMetricFamily("rollcall_up", "Whether the registry answers", 0)]
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         agents = [Agent(entry, now, self._settings.noa) for entry in page]
         active = GaugeMetricFamily("active_agents", "Agents per type and status", labels=("type", "status"))
         kinds = Count((agent.type, agent.status) for agent in agents)

@@ -115,7 +115,7 @@ class Native:
         said = await _object(request)
         _check_fields(said)
         role, id = said.pop("role", ""), said.pop("id", None)
-        id = uuid4().hex if id in (None, "") and id is not False else id
+        id = uuid4().hex if id in (None, "") else id
         if not isinstance(role, str) or not isinstance(id, str):
             raise Invalid("role and id are texts")
         entry = await self._registry.register(checked_name("role", role), id, mode=mode, **said)

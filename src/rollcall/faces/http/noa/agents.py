@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rollcall import Entry, Health, Status
+from rollcall import Denied, Entry, Health, NotFound, RollcallError, Status, Unavailable
 from rollcall.core import limits
 from rollcall.core.instants import Milliseconds, instant, timestamp
 from rollcall.faces.http.settings import NoaSettings
@@ -357,3 +357,17 @@ def decoded(data: bytes, kind: type[Any]) -> Any:
         msgspec.DecodeError: it is no JSON object, or a known member has a wrong type.
     """
     return msgspec.json.decode(data, type=kind | None) or kind()
+
+
+def refused(error: RollcallError) -> dict[str, str] | None:
+    """What both variants say of an error; None where each has its own words."""
+    match error:
+        case NotFound():
+            return {"error": "Agent not found"}
+        case Denied():
+            return {"error": "Constitutional validation failed", "reason": error.message}
+        case Unavailable() if "judged_by" in error.details:
+            return {"error": "Validation service unavailable"}
+        case Unavailable():
+            return {"error": "Registry unavailable"}
+    return None

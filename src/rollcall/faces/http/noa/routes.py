@@ -25,6 +25,7 @@ from rollcall.faces.http.noa.agents import Agent
 from rollcall.faces.http.replies import bearer_header, reply, segment
 from rollcall.faces.http.settings import NoaSettings
 from rollcall.policy.court import Court
+from rollcall.sdk.registry import now_ms
 
 MEDIA = "application/json; charset=utf-8"
 MESSAGES = 100
@@ -97,7 +98,7 @@ class Noa:
         told: dict[str, Any] = {
             "status": "healthy" if bus and store else "degraded",
             "service": "agent-registry",
-            "timestamp": timestamp(_now()),
+            "timestamp": timestamp(now_ms()),
             "version": SERVICE_VERSION,
             "agents": {
                 "total": len(everybody),
@@ -270,7 +271,7 @@ class Noa:
             raise NotFound(error.message) from error
 
     def _agent(self, entry: Entry) -> Agent:
-        return Agent(entry, _now(), self._settings)
+        return Agent(entry, now_ms(), self._settings)
 
     def _maybe_null(self, found: list[Any]) -> list[Any] | None:
         """The Go code tells an empty list as null in some places."""
@@ -296,19 +297,13 @@ class Noa:
 
 def refusal(error: RollcallError) -> Response:
     """What went wrong, in this dialect's form."""
-    match error:
-        case NotFound():
-            return _reply({"error": "Agent not found"}, 404)
-        case Denied() if "judged_by" not in error.details:
-            return _reply({"error": error.message}, 403)
-        case Denied():
-            return _reply({"error": "Constitutional validation failed", "reason": error.message}, 403)
-        case Unavailable() if "judged_by" in error.details:
-            return _reply({"error": "Validation service unavailable"}, 503)
-        case Unavailable():
-            return _reply({"error": "Registry unavailable"}, 503)
-        case Invalid() | TooLarge():
-            return _reply({"error": "Invalid request format"}, 400)
+    if isinstance(error, Denied) and "judged_by" not in error.details:
+        return _reply({"error": error.message}, 403)
+    words = agents.refused(error)
+    if words is not None:
+        return _reply(words, error.status)
+    if isinstance(error, Invalid | TooLarge):
+        return _reply({"error": "Invalid request format"}, 400)
     headers = {"Retry-After": str(error.details["retry_after"])} if "retry_after" in error.details else None
     return _reply({"error": error.message}, error.status, headers)
 
@@ -336,7 +331,3 @@ def _reply(value: Any, status: int = 200, headers: dict[str, str] | None = None)
 
 def _well(is_well: bool) -> str:
     return "healthy" if is_well else "unhealthy"
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

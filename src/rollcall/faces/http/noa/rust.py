@@ -1,6 +1,5 @@
 """The small Rust variant of the NOA registry, which needs a listener of its own."""
 
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,13 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from rollcall import Denied, Entry, Invalid, Mode, NotFound, Registry, RollcallError, Status, Unavailable
+from rollcall import Entry, Invalid, Mode, Registry, RollcallError, Status
 from rollcall.faces.http.access import Access, Scope
 from rollcall.faces.http.metrics import matched
-from rollcall.faces.http.noa.agents import NO_TYPE, Agent
+from rollcall.faces.http.noa.agents import NO_TYPE, Agent, refused
 from rollcall.faces.http.replies import bearer_header, reply, segment
 from rollcall.faces.http.settings import NoaSettings
 from rollcall.policy.court import Court
+from rollcall.sdk.registry import now_ms
 
 _STATUS = {Status.RUNNING: "Active", Status.DRAINING: "Maintenance", Status.PAUSED: "Maintenance"}
 """Everything else is inactive; who is overdue is in error."""
@@ -118,7 +118,7 @@ class Rust:
         return await self._registry.get(id)
 
     def _shown(self, entry: Entry) -> dict[str, Any]:
-        overdue = Agent(entry, time.time_ns() // 1_000_000, self._settings).status == "unhealthy"
+        overdue = Agent(entry, now_ms(), self._settings).status == "unhealthy"
         return {
             "id": entry.id,
             "name": entry.name,
@@ -148,16 +148,7 @@ class Rust:
 
 
 def _refusal(error: RollcallError) -> Response:
-    match error:
-        case NotFound():
-            return reply({"error": "Agent not found"}, 404)
-        case Denied():
-            return reply({"error": "Constitutional validation failed", "reason": error.message}, 403)
-        case Unavailable() if "judged_by" in error.details:
-            return reply({"error": "Validation service unavailable"}, 503)
-        case Unavailable():
-            return reply({"error": "Registry unavailable"}, 503)
-    return reply({"error": error.message}, error.status)
+    return reply(refused(error) or {"error": error.message}, error.status)
 
 
 async def _no_such_route(_: Request, __: Exception) -> Response:

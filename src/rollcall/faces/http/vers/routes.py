@@ -23,6 +23,7 @@ from rollcall.faces.http.replies import Malformed, bearer_header, read_json, rep
 from rollcall.faces.http.settings import VersSettings
 from rollcall.faces.http.vers import entries
 from rollcall.faces.http.vers.entries import Refused, Staleness
+from rollcall.sdk.registry import now_ms
 
 PREFIX = "/registry"
 
@@ -245,7 +246,7 @@ class Vers:
             raise NotFound(error.message) from error
 
     def _fresh(self, found: list[Entry]) -> list[Entry]:
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         return [entry for entry in found if not self._staleness.stale(entry, now)]
 
     def _one(self, entry: Entry, status: int = 200) -> Response:
