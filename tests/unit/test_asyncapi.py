@@ -80,8 +80,9 @@ def test_every_subject_that_agents_use_has_a_channel():
     wanted = {"roll_call": "rollcall"}
     verbs = {subject.split(".")[2] for subject in subjects.commands()}
 
-    # `roll`, `lease` and `pending` are subjects of the workers' own streams; on `peers` workers speak among themselves.
-    own = {"command", "commands", "roll", "lease", "pending", "peers"}
+    # `roll`, `lease` and `pending` are subjects of the workers' own streams; on `peers` and `nonces` workers speak
+    # among themselves.
+    own = {"command", "commands", "roll", "lease", "pending", "peers", "nonces"}
     told = {wanted.get(name, name) for name in (names | asked) - own} | verbs
 
     assert told == DOCUMENT["channels"].keys() - {"reply"}

@@ -41,23 +41,24 @@ class Channel(Struct, frozen=True):
     queue: bool = False
 
 
-_NAMED = (h.CLIENT, h.COMMAND)
+_NAMED = (h.CLIENT, h.COMMAND, h.SENDER)
+_SIGNED = (h.SENDER,)
 _REFUSED = (h.ERROR_CODE, h.ERROR)
 _TOLD = (h.CHANGE, h.REASON, h.EPOCH, h.SEQUENCE, h.LAST_SEQUENCE, h.STORED_AT, h.KV_OPERATION)
 
 _MESSAGES = {
     "register": Message("Profile", "What the agent says of itself.", (*_NAMED, h.MODE)),
-    "update": Message("Patch", "What changes.", (*_NAMED, h.EXPECTED_REVISION, h.INCARNATION, h.BEAT)),
+    "update": Message("Patch", "What changes.", (*_NAMED, h.EXPECTED_REVISION, h.INCARNATION, h.BEAT, h.SUCCESSOR)),
     "deregister": Message("Goodbye", "Empty, or the reason.", (*_NAMED, h.INCARNATION)),
     "queued": Message("PubAck", "The server's word that the command waits in the inbox."),
-    "heartbeat": Message("Beat", "Empty, or how the agent feels."),
+    "heartbeat": Message("Beat", "Empty, or how the agent feels.", _SIGNED),
     "heartbeats": Message("Beats", "The agents that beat."),
-    "hello": Message("Hello", "Empty, or which life asks."),
+    "hello": Message("Hello", "Empty, or which life asks.", _SIGNED),
     "greeted": Message("Greeted", "What the leader knows of the agent."),
-    "query": Message("Query", "Empty, or what is asked."),
-    "freshness": Message("Freshness", "Empty, or how new the answer must be."),
-    "historyQuery": Message("HistoryQuery", "Empty, or how many."),
-    "sinceQuery": Message("SinceQuery", "Empty, or what the client has."),
+    "query": Message("Query", "Empty, or what is asked.", _SIGNED),
+    "freshness": Message("Freshness", "Empty, or how new the answer must be.", _SIGNED),
+    "historyQuery": Message("HistoryQuery", "Empty, or how many.", _SIGNED),
+    "sinceQuery": Message("SinceQuery", "Empty, or what the client has.", _SIGNED),
     "page": Message("Page", "The agents that fit."),
     "found": Message("Found", "The agent."),
     "history": Message("History", "The agent's changes."),
@@ -72,11 +73,11 @@ _MESSAGES = {
     "rollcall": Message("RollCall", "Empty, or how long agents may take."),
     "letter": Message("Letter", "What is left for the agent."),
     "kept": Message("PubAck", "The server's word that it is kept."),
-    "lettersQuery": Message("", "Empty."),
+    "lettersQuery": Message("", "Empty.", _SIGNED),
     "letters": Message("Letters", "The newest messages."),
     "case": Message("Case", "What is asked, and what is held."),
     "judgement": Message("Judgement", "Whether it may happen."),
-    "operate": Message("OperatorsWord", "Empty, or whom it is about."),
+    "operate": Message("OperatorsWord", "Empty, or whom it is about.", _SIGNED),
     "operated": Message("Operated", "What was done."),
     "ping": Message("", "Empty."),
     "pong": Message("Pong", "The agent lives."),

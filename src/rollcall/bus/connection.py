@@ -4,19 +4,22 @@ import asyncio
 import contextlib
 import random
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import nats.errors
 import structlog
+from msgspec import Struct
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from rollcall.bus import headers as h
+from rollcall.bus.denials import Denials
 from rollcall.core import codec
-from rollcall.core.errors import RollcallError, Unauthorized, Unavailable
+from rollcall.core.errors import Misconfigured, RollcallError, Unauthorized, Unavailable
 from rollcall.core.instants import Seconds
 
 FIRST_CONNECT: Seconds = 5.0
@@ -31,6 +34,29 @@ _BACKOFF_MAX: Seconds = 2.0
 log = structlog.get_logger(__name__)
 
 
+class Tls(Struct, frozen=True):
+    """Whom to trust, and who we are, as PEM files; without `ca` the system's certificates are trusted."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What nats-py needs of it.
+
+        Raises:
+            Misconfigured: a file cannot be read, or holds none of what it should.
+        """
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key)
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(str(path) for path in (self.ca, self.cert, self.key) if path is not None)
+            raise Misconfigured(f"TLS cannot be set up with {files}: {error}; check the files") from error
+        return context
+
+
 @contextlib.asynccontextmanager
 async def connected(
     url: str,
@@ -38,6 +64,9 @@ async def connected(
     name: str,
     nkey_seed: str = "",
     credentials: Path | None = None,
+    tls: Tls | None = None,
+    inbox: str = "",
+    denials: Denials | None = None,
     timeout: Seconds = FIRST_CONNECT,
     on_disconnect: Callable[[], Awaitable[None]] | None = None,
     on_reconnect: Callable[[], Awaitable[None]] | None = None,
@@ -46,6 +75,8 @@ async def connected(
     """A connection that comes back for ever, with backoff and jitter.
 
     Several servers of a cluster are written ``nats://a,nats://b``. `on_leaving` hears that the server is about to end.
+    `inbox` is the prefix under which answers come; who signs in may have a right to just one. `denials` hears what the
+    server lets this user not do.
 
     Raises:
         Unavailable: no server answered within `timeout`.
@@ -57,6 +88,8 @@ async def connected(
 
     async def on_error(error: Exception) -> None:
         told[:] = [error]
+        if denials is not None:
+            denials.hear(str(error))
         if "authorization violation" in str(error).lower():
             refused.set()
         log.debug("the bus says", error=str(error))
@@ -81,6 +114,10 @@ async def connected(
         options["nkeys_seed_str"] = nkey_seed
     if credentials is not None:
         options["user_credentials"] = str(credentials)
+    if inbox:
+        options["inbox_prefix"] = inbox
+    if tls is not None:
+        options["tls"] = tls.context()
     await _first_connection(client, options, url, timeout, refused, told)
     watchdog = asyncio.create_task(_watch(client), name=f"watchdog {name}")
     try:
@@ -179,15 +216,34 @@ async def _end(client: Client) -> None:
 
 
 async def request(
-    client: Client, subject: str, payload: bytes, *, timeout: Seconds, headers: dict[str, str] | None = None
+    client: Client,
+    subject: str,
+    payload: bytes,
+    *,
+    timeout: Seconds,
+    headers: dict[str, str] | None = None,
+    denials: Denials | None = None,
 ) -> Msg:
     """One question and its answer, as `Client.request`; a cancellation that comes with the answer is not lost.
 
     nats-py waits with `asyncio.wait_for`, which before Python 3.12 swallows one in that moment (cpython issue 81839):
     an endless task would go on for ever.
+
+    Raises:
+        Denied: the server does not let this user ask that, as `denials` has heard.
     """
     known = cancellations()
-    reply = await client.request(subject, payload, timeout=timeout, headers=headers)
+    waiting = denials.expect(subject) if denials is not None else None
+    try:
+        reply = await client.request(subject, payload, timeout=timeout, headers=headers)
+    except (asyncio.CancelledError, TimeoutError):
+        if waiting is None or waiting.denied is None:
+            raise
+        waiting.settle()
+        raise waiting.denied from None
+    finally:
+        if waiting is not None:
+            waiting.close()
     heed_cancellation(known)
     return reply
 

@@ -8,6 +8,9 @@ EXPECTED_REVISION = "Rollcall-Expected-Revision"
 BEAT = "Rollcall-Beat"
 WORKER = "Rollcall-Worker"
 
+SENDER = "Agent-Sender"
+SUCCESSOR = "Rollcall-Successor"
+
 CHANGE = "Rollcall-Change"
 REASON = "Rollcall-Reason"
 EPOCH = "Rollcall-Epoch"

@@ -91,6 +91,7 @@ class Subjects:
         self.beacon = f"{self._root}.beacon"
         self.roll_call = f"{self._root}.rollcall"
         self.peers = f"{self._root}.peers"
+        self.nonces = f"{self._root}.nonces"
         self.list = f"{self._root}.list"
         self.since = f"{self._root}.since"
         self.info = f"{self._root}.info"

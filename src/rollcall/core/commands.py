@@ -5,7 +5,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from rollcall.core.records import Cause, Profile
+from rollcall.core.instants import Milliseconds
+from rollcall.core.records import Cause, Profile, Signature
+
+NKEY = "nkey:"
+"""Before the public key of an owner that proves itself by signatures."""
 
 
 class Mode(StrEnum):
@@ -14,6 +18,25 @@ class Mode(StrEnum):
     CLAIM = "claim"
     CREATE = "create"
     TAKEOVER = "takeover"
+
+
+class Signer(Struct, frozen=True, kw_only=True):
+    """Who signed a command, proved; `at` is when, by the signer's clock.
+
+    An `operator` may act on agents of other owners. `successor` is a key that agreed, by a signature of its own, to
+    take the agent over.
+    """
+
+    key: str
+    at: Milliseconds
+    signature: Signature
+    operator: bool = False
+    successor: str = ""
+
+    @property
+    def owner(self) -> str:
+        """How records name this signer."""
+        return NKEY + self.key
 
 
 class Register(Struct, frozen=True, kw_only=True):
@@ -25,6 +48,7 @@ class Register(Struct, frozen=True, kw_only=True):
     mode: Mode
     cause: Cause
     after: int = 0
+    signer: Signer | None = None
 
 
 class Update(Struct, frozen=True, kw_only=True):
@@ -40,6 +64,7 @@ class Update(Struct, frozen=True, kw_only=True):
     incarnation: int = 0
     beat: bool = False
     cause: Cause
+    signer: Signer | None = None
 
 
 class Deregister(Struct, frozen=True, kw_only=True):
@@ -50,6 +75,7 @@ class Deregister(Struct, frozen=True, kw_only=True):
     reason: str = ""
     incarnation: int = 0
     cause: Cause
+    signer: Signer | None = None
 
 
 class Lose(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """One lease: how long an agent is believed, and what speaks against it since it was last heard."""
 
+import math
 from collections import OrderedDict
 from enum import Enum
 
@@ -13,6 +14,9 @@ FLAPS = 3
 """Times lost within `FLAPPING_FOR` that make an agent flapping."""
 
 FLAPPING_FOR: Seconds = 60.0
+
+PROOF_LASTS: Seconds = 150.0
+"""How long one signed hello or beat vouches for the unsigned beats after it; an agent says hello once a minute."""
 
 
 class Stage(Enum):
@@ -75,6 +79,8 @@ class Lease:
         "incarnation",
         "interval",
         "lost",
+        "owned",
+        "proved_until",
         "queue",
         "seen_at",
         "stuck_for",
@@ -100,12 +106,21 @@ class Lease:
         """A sign of life is expected: by its intent the agent runs."""
         self.host = ""
         self.lost = False
+        self.owned = False
+        """It belongs to a key, so signs of life have to be proved now and then."""
+        self.proved_until: Seconds = math.inf
+        """How long beats are believed without another proof that they are of the owner."""
         self.stuck_for: Seconds = 0.0
         self.queue: Queue | None = None
         self.told = ""
         """What watchers were told last, if it was not that the agent is live; they have to hear when that ends."""
         self.unsaved = False
         """`seen_at` is newer than on disk."""
+
+    def prove(self, now: Seconds) -> None:
+        """Its owner said, and signed, that it lives."""
+        if self.owned:
+            self.proved_until = now + PROOF_LASTS
 
     @property
     def gone_at(self) -> Seconds | None:

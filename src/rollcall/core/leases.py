@@ -9,18 +9,21 @@ What speaks against an agent since it was last heard is its *doubt*; any sign of
 """
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, KeysView
 
+from rollcall.core.commands import NKEY
 from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.lease import Doubt, Lease, Queue, Stage
 from rollcall.core.records import BEATING, Liveness, Record
 
 
 class Leases:
-    """The leases of all agents, by key."""
+    """The leases of all agents, by key. Without `proofs` an agent that belongs to a key is believed as any other."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, proofs: bool = True) -> None:
+        self._proofs = proofs
         self._leases: dict[str, Lease] = {}
         self._queues: dict[tuple[Stage, Seconds], Queue] = {}
         self._heads: list[tuple[Seconds, Queue]] = []
@@ -56,12 +59,16 @@ class Leases:
         lease.lost = False
         lease.doubt = None
         self.amend(key, record)
+        lease.prove(now)
         return lease
 
     def amend(self, key: str, record: Record) -> None:
         """Another ttl, interval or intent, with no sign of life. Where no beat is expected, nothing is ever due."""
         lease = self._leases[key]
         lease.host = record.host
+        lease.owned = self._proofs and record.owner.startswith(NKEY)
+        if not lease.owned:
+            lease.proved_until = math.inf
         lease.expected = record.status in BEATING
         runs = lease.expected and not lease.lost
         if (lease.ttl, lease.interval, lease.queue is not None) == (record.ttl, record.heartbeat_interval, runs):
@@ -72,9 +79,12 @@ class Leases:
             self._wait(key, lease, Stage.FRESH)
 
     def beat(self, key: str, incarnation: int, now: Seconds, wall: Milliseconds) -> Lease | None:
-        """Renews the lease of `key`; None when there is none, or it belongs to another life. 0 means any life."""
+        """Renews the lease of `key`; None when there is none, or it belongs to another life. 0 means any life.
+
+        One that belongs to a key is renewed only while its owner proved to be alive of late.
+        """
         lease = self._leases.get(key)
-        if lease is None or (incarnation and incarnation != lease.incarnation):
+        if lease is None or (incarnation and incarnation != lease.incarnation) or now > lease.proved_until:
             return None
         lease.at = now
         lease.seen_at = wall
@@ -161,6 +171,7 @@ class Leases:
         """Gives every lease what the registry itself missed, and at most a full ttl from now: the order stays."""
         for lease in self._leases.values():
             lease.at = min(now, lease.at + missed)
+            lease.proved_until += missed
             if lease.doubt is not None:
                 # What was asked meanwhile may have been asked of nobody.
                 lease.doubt.asked_at, lease.doubt.deaf = None, False

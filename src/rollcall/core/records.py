@@ -90,13 +90,25 @@ class Cause(Struct, frozen=True, gc=False):
     seq: int
 
 
+class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What proves who sent the command that made a record; checked anew by whoever doubts it.
+
+    ``sender`` is the command's ``Agent-Sender`` header. ``payload`` is its body, left out where that follows from the
+    record. ``successor`` is the header of the key that the agent was handed over to.
+    """
+
+    sender: str
+    payload: str | None = None
+    successor: str = ""
+
+
 class Profile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is said of an agent. ``ttl`` and ``heartbeat_interval`` are seconds; ``ttl: null`` means no lease.
 
-    ``owner`` is empty for an unowned agent; ``nkey:U...`` comes only from a verified signature. ``incarnation`` says
-    which life of the agent speaks: the milliseconds of its start. ``host`` is the token of the process or machine
-    whose combined beats count for the agent. An agent that says ``keep`` is never forgotten: once lost, it stays on
-    the roll until it is deregistered.
+    ``owner`` is empty for an unowned agent; ``nkey:U...`` names a key, and comes only from a verified signature.
+    ``incarnation`` says which life of the agent speaks: the milliseconds of its start. ``host`` is the token of the
+    process or machine whose combined beats count for the agent. An agent that says ``keep`` is never forgotten: once
+    lost, it stays on the roll until it is deregistered.
     """
 
     id: str = ""
@@ -133,7 +145,7 @@ class Record(Profile, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     registered_at: Timestamp
     updated_at: Timestamp
-    signature: str = ""
+    signature: Signature | None = None
     cause: Cause | None = None
     lost_at: Timestamp | None = None
     registered_seq: int = 0

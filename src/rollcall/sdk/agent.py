@@ -13,6 +13,7 @@ from rollcall.core.commands import Mode
 from rollcall.core.errors import Conflict, NotFound, RollcallError, Unavailable, Waits
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Entry, Health, Profile
+from rollcall.identity.signing import SenderSigner
 from rollcall.sdk.pulse import Beating, Pulse
 
 GOODBYE_WITHIN: Seconds = 1.0
@@ -30,12 +31,23 @@ class Registrar(Protocol):
 
     host: str
 
-    async def announce(self, profile: Profile, mode: Mode, *, timeout: Seconds = ...) -> Entry: ...
+    async def announce(
+        self, profile: Profile, mode: Mode, *, timeout: Seconds = ..., signer: SenderSigner | None = ...
+    ) -> Entry: ...
 
-    async def update(self, role: str, id: str, patch: dict[str, Any], *, incarnation: int = ...) -> Entry: ...
+    async def update(
+        self, role: str, id: str, patch: dict[str, Any], *, incarnation: int = ..., signer: SenderSigner | None = ...
+    ) -> Entry: ...
 
     async def deregister(
-        self, role: str, id: str, *, reason: str = ..., incarnation: int = ..., timeout: Seconds = ...
+        self,
+        role: str,
+        id: str,
+        *,
+        reason: str = ...,
+        incarnation: int = ...,
+        timeout: Seconds = ...,
+        signer: SenderSigner | None = ...,
     ) -> Entry: ...
 
     def join(self, agent: "Agent") -> None: ...
@@ -50,8 +62,18 @@ class Agent:
     deregisters at the end. `superseded` is set when a newer life of the same id took its place: then it falls silent.
     """
 
-    def __init__(self, registrar: Registrar, pulse: Pulse, profile: Profile, *, mode: Mode, wait: bool) -> None:
+    def __init__(
+        self,
+        registrar: Registrar,
+        pulse: Pulse,
+        profile: Profile,
+        *,
+        mode: Mode,
+        wait: bool,
+        signer: SenderSigner | None = None,
+    ) -> None:
         self._registrar = registrar
+        self._signer = signer
         self._pulse = pulse
         self._profile = structs.replace(profile, host=profile.host or registrar.host)
         self._mode = mode
@@ -124,8 +146,10 @@ class Agent:
             Invalid: a field is fixed, has a wrong type, or is beyond a limit.
             Conflict: a newer life took the place.
         """
-        self.entry = await self._registrar.update(self.role, self.id, changed, incarnation=self.incarnation)
-        kept = {name: getattr(self.entry, name) for name in Profile.__struct_fields__}
+        self.entry = await self._registrar.update(
+            self.role, self.id, changed, incarnation=self.incarnation, signer=self._signer
+        )
+        kept = {name: getattr(self.entry, name) for name in Profile.__struct_fields__ if name != "owner"}
         self._profile = structs.replace(self._profile, **kept)
         self._keep_pace(self.entry)
         return self.entry
@@ -146,7 +170,7 @@ class Agent:
         async with self._announcing:
             self._asked = True
             try:
-                entry = await self._registrar.announce(self._profile, self._mode)
+                entry = await self._registrar.announce(self._profile, self._mode, signer=self._signer)
             except Conflict as conflict:
                 entry = await self._again_as_newer(conflict)
             self.entry = entry
@@ -186,16 +210,18 @@ class Agent:
             interval=entry.beat_interval,
             forgotten=lambda: self._again(0.0),
             superseded=self._fall_silent,
+            signer=self._signer,
         )
 
     async def _again_as_newer(self, conflict: Conflict) -> Entry:
         """The own owner's older life may carry a later time: clocks differ. Then this one is the life after it."""
         holder = conflict.details.get("holder") or {}
-        own = bool(self._profile.owner) and holder.get("owner") == self._profile.owner
+        owner = self._signer.owner if self._signer is not None else self._profile.owner
+        own = owner != "" and holder.get("owner") == owner
         if not own or holder.get("incarnation", 0) < self.incarnation:
             raise conflict
         self._profile = structs.replace(self._profile, incarnation=holder["incarnation"] + 1)
-        return await self._registrar.announce(self._profile, self._mode)
+        return await self._registrar.announce(self._profile, self._mode, signer=self._signer)
 
     async def _announce_until_heard(self, delay: Seconds = 0.0) -> None:
         await asyncio.sleep(delay)
@@ -229,7 +255,9 @@ class Agent:
 
     async def _say_goodbye(self) -> None:
         try:
-            await self._registrar.deregister(self.role, self.id, incarnation=self.incarnation, timeout=GOODBYE_WITHIN)
+            await self._registrar.deregister(
+                self.role, self.id, incarnation=self.incarnation, timeout=GOODBYE_WITHIN, signer=self._signer
+            )
         except NotFound:
             pass  # gone already, which is what was wanted
         except RollcallError as error:

@@ -18,11 +18,14 @@ from nats.errors import Error as NatsError
 
 from rollcall.bus import headers as h
 from rollcall.bus.connection import subscribe_all
+from rollcall.bus.denials import Denials
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec, limits
-from rollcall.core.errors import Busy, RollcallError, TooLarge, Unavailable
+from rollcall.core.errors import Busy, Denied, RollcallError, TooLarge, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Entry
+from rollcall.identity.signing import SenderSigner
+from rollcall.sdk.clock import now_ms
 from rollcall.sdk.watch import Position
 
 TIMEOUT: Seconds = 5.0
@@ -39,27 +42,44 @@ class Outgoing(Struct, frozen=True):
     key: str
     body: bytes
     headers: dict[str, str] = {}
+    signer: SenderSigner | None = None
 
 
 class Flying(Struct, frozen=True, gc=False):
-    """A command that was sent and not answered yet."""
+    """A command that was sent and not answered yet. `subject` is in lower case, as refusals of the bus name it."""
 
     command: Outgoing
     name: str
+    subject: str
     future: asyncio.Future[Entry]
     deadline: Seconds
 
 
 class Commands:
-    """The commands of one client of a realm."""
+    """The commands of one client of a realm. `signer` signs those that name no other.
 
-    def __init__(self, client: Client, subjects: Subjects) -> None:
+    Who signs in to the bus hears outcomes under its own key, and may share that with other processes: so commands
+    have names of their own.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        subjects: Subjects,
+        denials: Denials,
+        *,
+        token: str = "",
+        signer: SenderSigner | None = None,
+    ) -> None:
         self._client = client
         self._subjects = subjects
-        self._token = secrets.token_hex(12)
+        self._signer = signer
+        self._token = token or secrets.token_hex(12)
+        self._series = f"{secrets.token_hex(4)}-" if token else ""
         self._inbox = client.new_inbox()
-        self._waiting: dict[str, asyncio.Future[Entry]] = {}
+        self._waiting: dict[str, Flying] = {}
         self._next = 0
+        denials.told.append(self._on_denied)
         self._epoch = ""
         self._revision = 0
 
@@ -80,8 +100,8 @@ class Commands:
         try:
             yield self
         finally:
-            for future in self._waiting.values():
-                future.cancel()
+            for flying in self._waiting.values():
+                flying.future.cancel()
 
     async def send(self, command: Outgoing, *, timeout: Seconds = TIMEOUT) -> Entry:
         """Sends one command and waits for its outcome: the entry as the registry has it now.
@@ -90,14 +110,14 @@ class Commands:
             RollcallError: the registry refused it.
             Unavailable: nobody answered within `timeout`; the command may still happen.
         """
-        name, future = await self._publish(command)
+        flying = await self._publish(command, timeout)
         try:
-            async with asyncio.timeout(timeout):
-                return await future
+            async with asyncio.timeout_at(flying.deadline):
+                return await flying.future
         except TimeoutError as error:
             raise _silence(command, timeout) from error
         finally:
-            self._waiting.pop(name, None)
+            self._waiting.pop(flying.name, None)
 
     async def send_many(
         self, commands: Iterable[Outgoing], *, timeout: Seconds = TIMEOUT
@@ -105,10 +125,8 @@ class Commands:
         """Sends many commands, a window of them at once; each has its own outcome, in the order given."""
         outcomes: list[Entry | RollcallError] = []
         flying: list[Flying] = []
-        now = asyncio.get_running_loop().time
         for command in commands:
-            name, future = await self._publish(command)
-            flying.append(Flying(command, name, future, now() + timeout))
+            flying.append(await self._publish(command, timeout))
             if len(flying) >= WINDOW:
                 # Half of the window lands while the other half stays on its way.
                 outcomes += [await self._landed(one, timeout) for one in flying[: WINDOW // 2]]
@@ -128,32 +146,41 @@ class Commands:
         finally:
             self._waiting.pop(one.name, None)
 
-    async def _publish(self, command: Outgoing) -> tuple[str, asyncio.Future[Entry]]:
+    async def _publish(self, command: Outgoing, timeout: Seconds) -> Flying:
         self._next += 1
-        name = str(self._next)
-        future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+        name = f"{self._series}{self._next}"
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Entry] = loop.create_future()
+        subject = self._subjects.command(command.verb, command.key)
+        flying = Flying(command, name, subject.lower(), future, loop.time() + timeout)
         if len(command.body) > limits.RECORD_BYTES:
             size, most = len(command.body), limits.RECORD_BYTES
             future.set_exception(TooLarge(f"{command.verb} {command.key}: {size} bytes; a record may have {most}"))
-            return name, future
-        self._waiting[name] = future
+            return flying
+        headers = {h.CLIENT: self._token, h.COMMAND: name, **command.headers}
+        signer = command.signer or self._signer
+        if signer is not None:
+            headers[h.SENDER] = signer.sign(subject, command.body, now_ms())
+        self._waiting[name] = flying
         try:
-            await self._client.publish(
-                self._subjects.command(command.verb, command.key),
-                command.body,
-                reply=f"{self._inbox}.{name}",
-                headers={h.CLIENT: self._token, h.COMMAND: name, **command.headers},
-            )
+            await self._client.publish(subject, command.body, reply=f"{self._inbox}.{name}", headers=headers)
         except NatsError as error:
             del self._waiting[name]
             raise Unavailable(f"the bus does not take commands now: {error}; try again") from error
-        return name, future
+        return flying
+
+    def _on_denied(self, subject: str, error: Denied) -> None:
+        """The bus refused something that this connection published."""
+        for flying in list(self._waiting.values()):
+            if flying.subject == subject and not flying.future.done():
+                flying.future.set_exception(error)
 
     async def _on_outcome(self, message: Msg) -> None:
         headers = message.headers or {}
-        future = self._waiting.get(headers.get(h.COMMAND, ""))
-        if future is None or future.done():
+        flying = self._waiting.get(headers.get(h.COMMAND, ""))
+        if flying is None or flying.future.done():
             return
+        future = flying.future
         try:
             if h.ERROR_CODE in headers:
                 future.set_exception(codec.decode_error(codec.decode_object(message.data)))
@@ -173,9 +200,9 @@ class Commands:
     async def _on_queued(self, message: Msg) -> None:
         """The server's word that a command waits in the inbox; only a refusal matters."""
         error = _refusal(message)
-        future = self._waiting.get(message.subject.rpartition(".")[2])
-        if error is not None and future is not None and not future.done():
-            future.set_exception(error)
+        flying = self._waiting.get(message.subject.rpartition(".")[2])
+        if error is not None and flying is not None and not flying.future.done():
+            flying.future.set_exception(error)
 
 
 def _refusal(message: Msg) -> RollcallError | None:

@@ -20,13 +20,18 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from rollcall.bus import headers as h
 from rollcall.bus.connection import connected, request
+from rollcall.bus.denials import Denials
 from rollcall.bus.subjects import Subjects, token
 from rollcall.core import codec
 from rollcall.core.errors import RollcallError, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.records import Health
+from rollcall.identity.signing import SenderSigner
+from rollcall.sdk.clock import now_ms
+from rollcall.sdk.login import Login
 
 HELLO_EVERY: Seconds = 60.0
 HELLO_AGAIN: Seconds = 1.0
@@ -47,6 +52,7 @@ class Beating(Struct):
     interval: Seconds | None
     forgotten: Callable[[], None]
     superseded: Callable[[], None]
+    signer: SenderSigner | None = None
     health: Health | None = None
     due: Seconds = 0.0
     hello_due: Seconds = 0.0
@@ -63,8 +69,9 @@ class HelloAnswer(Struct, frozen=True):
 class Pulse:
     """The beats of all agents of one process. The thread starts with the first agent."""
 
-    def __init__(self, url: str, subjects: Subjects, *, host: str) -> None:
+    def __init__(self, url: str, subjects: Subjects, *, host: str, who: Login) -> None:
         self._url = url
+        self._who = who
         self._subjects = subjects
         self._host = host
         self._agents: dict[str, Beating] = {}
@@ -151,6 +158,11 @@ class Pulse:
                 async with connected(
                     self._url,
                     name=f"rollcall:{self._subjects.realm}:host:{self._host}",
+                    nkey_seed=self._who.seed,
+                    credentials=self._who.credentials,
+                    inbox=self._who.inbox,
+                    tls=self._who.tls,
+                    denials=Denials(),
                     on_reconnect=self._on_reconnect,
                 ) as self._client:
                     for agent in self._agents.values():
@@ -227,7 +239,10 @@ class Pulse:
         lag = self._lag()
         alone = [agent for agent in due if agent.health is not None or lag >= STUCK_AFTER or len(due) == 1]
         for agent in alone:
-            await self._client.publish(self._subjects.heartbeat(agent.key), _body(agent, lag))
+            subject, body = self._subjects.heartbeat(agent.key), _body(agent, lag)
+            # What an owned agent says of itself counts only when it is signed; that it lives, hello vouches for.
+            says = agent.signer is not None and (agent.health is not None or lag >= STUCK_AFTER)
+            await self._client.publish(subject, body, headers=_signed(agent, subject, body) if says else None)
         together = [(agent.key, agent.incarnation) for agent in due if agent not in alone] if len(due) > 1 else []
         for start in range(0, len(together), MOST_TOGETHER):
             body = codec.encode(together[start : start + MOST_TOGETHER])
@@ -241,7 +256,8 @@ class Pulse:
         assert self._client is not None and self._program is not None
         try:
             said = codec.encode({"incarnation": agent.incarnation})
-            reply = await request(self._client, self._subjects.hello(agent.key), said, timeout=2)
+            subject = self._subjects.hello(agent.key)
+            reply = await request(self._client, subject, said, timeout=2, headers=_signed(agent, subject, said))
             answer = codec.decode(reply.data, HelloAnswer)
         except (TimeoutError, NatsError, RollcallError):
             agent.hello_due = time.monotonic() + HELLO_AGAIN
@@ -254,6 +270,11 @@ class Pulse:
                 self._program.call_soon_threadsafe(agent.superseded)
             elif not answer.known:
                 self._program.call_soon_threadsafe(agent.forgotten)
+
+
+def _signed(agent: Beating, subject: str, body: bytes) -> dict[str, str] | None:
+    """The headers of a sign of life that is about to be sent."""
+    return {h.SENDER: agent.signer.sign(subject, body, now_ms())} if agent.signer is not None else None
 
 
 def _body(agent: Beating, lag: Seconds) -> bytes:

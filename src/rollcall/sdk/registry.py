@@ -5,9 +5,9 @@ import os
 import secrets
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,18 +18,24 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import FIRST_CONNECT, barrier, connected, request, without_password
+from rollcall.bus.connection import FIRST_CONNECT, Tls, barrier, connected, request, without_password
+from rollcall.bus.denials import Denials
+from rollcall.bus.presence import own_account
 from rollcall.bus.subjects import Subjects, key, token
 from rollcall.core import codec, limits
-from rollcall.core.commands import Mode
+from rollcall.core.commands import NKEY, Mode
 from rollcall.core.errors import RollcallError, TooLarge, Unavailable
 from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.names import checked_name
 from rollcall.core.query import By
 from rollcall.core.records import Change, Entry, Health, Message, Profile
+from rollcall.identity.keys import Key
+from rollcall.identity.signing import SenderSigner
 from rollcall.sdk.agent import Agent
 from rollcall.sdk.answers import Changes, Messages, Page, RollCall, Story, Waiting
+from rollcall.sdk.clock import now_ms
 from rollcall.sdk.commands import TIMEOUT, Commands, Outgoing
+from rollcall.sdk.login import KeyLike, Login, as_key, login
 from rollcall.sdk.mirror import Mirror
 from rollcall.sdk.pulse import Pulse
 from rollcall.sdk.watch import ANYWHERE, Position, Watch
@@ -54,15 +60,28 @@ class _Silence(Unavailable):
 
 
 def connect(
-    url: str | None = None, *, realm: str | None = None, timeout: Seconds = FIRST_CONNECT, name: str = ""
+    url: str | None = None,
+    *,
+    realm: str | None = None,
+    timeout: Seconds = FIRST_CONNECT,
+    name: str = "",
+    key: KeyLike | None = None,
+    credentials: Path | str | None = None,
+    tls: Tls | None = None,
 ) -> AbstractAsyncContextManager["Registry"]:
     """The registry of `realm` on the bus at `url`, for an ``async with`` block.
 
     Without `url` it is ``ROLLCALL_NATS`` or the local ``rollcall up``; without `realm`, ``ROLLCALL_REALM`` or
     ``default``. The connection comes back by itself for ever; only the first one has a `timeout`.
 
+    Whatever is asked or told is signed with `key`: a file, its name among the keys of this user, or ``ROLLCALL_KEY``.
+    `credentials` is the file of a bus user (``ROLLCALL_CREDS``); its key signs where no other is given. `tls` says whom
+    to trust (``ROLLCALL_TLS_CA``, ``_CERT``, ``_KEY``).
+
     Raises on entry:
         Unavailable: no server let us in within `timeout`.
+        Unauthorized: the server does not take the credentials.
+        Misconfigured: a file cannot be read, or others may read a key.
         Invalid: the realm has no valid name.
     """
     return _connected(
@@ -70,12 +89,15 @@ def connect(
         realm or os.environ.get("ROLLCALL_REALM") or "default",
         timeout,
         name,
+        lambda: login(key, credentials, tls),
     )
 
 
 @asynccontextmanager
-async def _connected(url: str, realm: str, timeout: Seconds, name: str) -> AsyncIterator["Registry"]:
-    subjects = Subjects(realm)
+async def _connected(
+    url: str, realm: str, timeout: Seconds, name: str, signing_in: Callable[[], Login]
+) -> AsyncIterator["Registry"]:
+    subjects, who, denials = Subjects(realm), signing_in(), Denials()
     if not structlog.is_configured():
         # By default structlog prints everything on stdout, which belongs to the program.
         structlog.configure(
@@ -83,11 +105,22 @@ async def _connected(url: str, realm: str, timeout: Seconds, name: str) -> Async
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )
     async with connected(
-        url, name=name or f"rollcall-client:{realm}:{socket.gethostname()}", timeout=timeout
+        url,
+        name=name or f"rollcall-client:{realm}:{socket.gethostname()}",
+        timeout=timeout,
+        nkey_seed=who.seed,
+        credentials=who.credentials,
+        inbox=who.inbox,
+        tls=who.tls,
+        denials=denials,
     ) as client:
-        commands = Commands(client, subjects)
+        sign = Signers(who.account or await _account(client, who))
+        signer = sign.of(who.key) if who.key is not None else None
+        # Who has credentials of its own may hear outcomes under its own key only.
+        token = who.inbox.rpartition(".")[2]
+        commands = Commands(client, subjects, denials, token=token, signer=signer)
         async with commands.opened():
-            registry = Registry(client, subjects, commands, url=url)
+            registry = Registry(client, subjects, commands, url=url, who=who, signers=sign, denials=denials)
             await registry.listen()
             await barrier(client)
             try:
@@ -96,19 +129,54 @@ async def _connected(url: str, realm: str, timeout: Seconds, name: str) -> Async
                 await registry.close()
 
 
+class Signers:
+    """Who signs, by key, in one account."""
+
+    def __init__(self, account: str) -> None:
+        self._account = account
+
+    def of(self, key: Key) -> SenderSigner:
+        """Signs with a key."""
+        return SenderSigner(key, self._account)
+
+
+async def _account(client: Client, who: Login) -> str:
+    """The account that we are in, for signatures; a server that does not say leaves it empty."""
+    if who.key is None:
+        return ""
+    try:
+        return await own_account(client)
+    except Unavailable as error:
+        log.debug("signs without an account", error=str(error))
+        return ""
+
+
 class Registry:
     """What a program can ask and tell. Made by `connect`; one per process is enough.
 
     Every method that asks raises `Unavailable` when nobody answers: that is never the same as an empty answer.
     """
 
-    def __init__(self, client: Client, subjects: Subjects, commands: Commands, *, url: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        subjects: Subjects,
+        commands: Commands,
+        *,
+        url: str,
+        who: Login,
+        signers: Signers,
+        denials: Denials,
+    ) -> None:
         self._client = client
+        self._signers = signers
+        self._signer = signers.of(who.key) if who.key is not None else None
+        self._denials = denials
         self._subjects = subjects
         self._commands = commands
         self.host = token(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"[:64])
         """By this token one beat of this process counts for all its agents."""
-        self._pulse = Pulse(url, subjects, host=self.host)
+        self._pulse = Pulse(url, subjects, host=self.host, who=who)
         self._open: set[Watch] = set()
         self._agents: set[Agent] = set()
 
@@ -141,20 +209,24 @@ class Registry:
         id: str | None = None,
         mode: Mode = Mode.CLAIM,
         wait: bool = True,
+        key: KeyLike | None = None,
         **said: Any,
     ) -> Agent:
         """An agent of this process, for an ``async with`` block: it registers, beats, and deregisters at the end.
 
         Without `id` it gets a fresh one made of its name. `said` are further fields of a record, such as
         ``capabilities``, ``endpoints``, ``labels``, ``ttl``. With `wait` false, entering never waits for the
-        registry: the agent registers as soon as that is there.
+        registry: the agent registers as soon as that is there. With `key`, or that of the connection, it signs,
+        and belongs to that key.
 
         Raises:
             Invalid: a field has a wrong type or is beyond a limit.
+            Misconfigured: the key cannot be read, or others may read it.
         """
         fresh = f"{name[:100]}-{secrets.token_hex(4)}"
         profile = self._profile(role, fresh if id is None else id, {"name": name, "incarnation": now_ms(), **said})
-        return Agent(self, self._pulse, profile, mode=mode, wait=wait)
+        signer = self._signers.of(as_key(key)) if key is not None else self._signer
+        return Agent(self, self._pulse, profile, mode=mode, wait=wait, signer=signer)
 
     async def register(
         self, role: str, id: str, *, mode: Mode = Mode.CLAIM, timeout: Seconds = TIMEOUT, **said: Any
@@ -169,9 +241,11 @@ class Registry:
         profile = self._profile(role, id, {"name": id, "incarnation": now_ms(), **said})
         return await self.announce(profile, mode, timeout=timeout)
 
-    async def announce(self, profile: Profile, mode: Mode, *, timeout: Seconds = TIMEOUT) -> Entry:
+    async def announce(
+        self, profile: Profile, mode: Mode, *, timeout: Seconds = TIMEOUT, signer: SenderSigner | None = None
+    ) -> Entry:
         """Registers a whole profile; returns its entry."""
-        return await self._commands.send(registration(profile, mode), timeout=timeout)
+        return await self._commands.send(registration(profile, mode, signer), timeout=timeout)
 
     async def register_many(
         self, agents: Iterable[Mapping[str, Any]], *, mode: Mode = Mode.CLAIM, timeout: Seconds = TIMEOUT
@@ -199,6 +273,7 @@ class Registry:
         incarnation: int = 0,
         beat: bool = False,
         timeout: Seconds = TIMEOUT,
+        signer: SenderSigner | None = None,
     ) -> Entry:
         """Merges `patch` into a record (RFC 7396: a member that is null is taken away); returns the new entry.
 
@@ -217,11 +292,18 @@ class Registry:
             headers[h.INCARNATION] = str(incarnation)
         if beat:
             headers[h.BEAT] = "1"
-        command = Outgoing("update", checked_key(role, id), codec.encode(dict(patch)), headers)
+        command = Outgoing("update", checked_key(role, id), codec.encode(dict(patch)), headers, signer)
         return await self._commands.send(command, timeout=timeout)
 
     async def deregister(
-        self, role: str, id: str, *, reason: str = "", incarnation: int = 0, timeout: Seconds = TIMEOUT
+        self,
+        role: str,
+        id: str,
+        *,
+        reason: str = "",
+        incarnation: int = 0,
+        timeout: Seconds = TIMEOUT,
+        signer: SenderSigner | None = None,
     ) -> Entry:
         """Takes an agent off the roll; returns its last entry.
 
@@ -231,8 +313,38 @@ class Registry:
         """
         headers = {h.INCARNATION: str(incarnation)} if incarnation else {}
         body = codec.encode({"reason": reason}) if reason else b""
-        command = Outgoing("deregister", checked_key(role, id), body, headers)
+        command = Outgoing("deregister", checked_key(role, id), body, headers, signer)
         return await self._commands.send(command, timeout=timeout)
+
+    async def hand_over(self, role: str, id: str, to: KeyLike, *, timeout: Seconds = TIMEOUT) -> Entry:
+        """Gives an agent that belongs to the key of this connection to another key; both sign it. Returns its entry.
+
+        Whoever beats for the agent needs the new key from then on.
+
+        Raises:
+            Unauthorized: the agent belongs to another key.
+            NotFound: no such agent.
+        """
+        successor = self._signers.of(as_key(to))
+        body = codec.encode({"owner": NKEY + successor.public})
+        agent = checked_key(role, id)
+        agreed = successor.sign(self._subjects.command("update", agent), body, now_ms())
+        return await self._commands.send(Outgoing("update", agent, body, {h.SUCCESSOR: agreed}), timeout=timeout)
+
+    async def revoke(self, key: str, *, timeout: Seconds = TIMEOUT) -> dict[str, str]:
+        """From now on nothing that a public key signs counts; returns all revoked keys, with when they were.
+
+        Raises:
+            Unauthorized: this is neither an operator's connection nor that key's.
+        """
+        body = codec.encode({"key": key})
+        told = codec.decode_object(await self._ask_once(self._subjects.operate("revoke"), body, timeout))
+        return dict(told["revoked"])
+
+    @property
+    def key(self) -> str:
+        """The public key that signs; empty for none."""
+        return self._signer.public if self._signer is not None else ""
 
     async def heartbeat(self, role: str, id: str, *, incarnation: int = 0, health: Health | None = None) -> None:
         """One sign of life for an agent. There is no answer; an unknown agent's beat changes nothing."""
@@ -240,7 +352,8 @@ class Registry:
         body = {name: value for name, value in said.items() if value not in (None, "", {})}
         if incarnation:
             body["incarnation"] = incarnation
-        await self._client.publish(self._subjects.heartbeat(checked_key(role, id)), codec.encode(body) if body else b"")
+        subject, payload = self._subjects.heartbeat(checked_key(role, id)), codec.encode(body) if body else b""
+        await self._client.publish(subject, payload, headers=self._signed(subject, payload))
 
     async def discover(self, role: str, *, timeout: Seconds = TIMEOUT, **asked: Any) -> Page:
         """The agents of a role that fit, all of them unless a ``limit`` is asked; see `Query` for what can be asked.
@@ -449,9 +562,14 @@ class Registry:
         # One worker may stand still; the next question probably reaches another.
         return await self._ask_once(subject, body, timeout - ANOTHER_AFTER)
 
+    def _signed(self, subject: str, payload: bytes) -> dict[str, str] | None:
+        """The headers of a message that is about to be sent."""
+        return {h.SENDER: self._signer.sign(subject, payload, now_ms())} if self._signer is not None else None
+
     async def _ask_once(self, subject: str, body: bytes, timeout: Seconds) -> bytes:
+        headers = self._signed(subject, body)
         try:
-            reply = await request(self._client, subject, body, timeout=timeout)
+            reply = await request(self._client, subject, body, timeout=timeout, headers=headers, denials=self._denials)
         except nats.errors.NoRespondersError as error:
             raise Unavailable(
                 f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"
@@ -466,10 +584,10 @@ class Registry:
         return bytes(reply.data)
 
 
-def registration(profile: Profile, mode: Mode) -> Outgoing:
+def registration(profile: Profile, mode: Mode, signer: SenderSigner | None = None) -> Outgoing:
     """The command that registers `profile`."""
     headers = {h.MODE: str(mode)} if mode is not Mode.CLAIM else {}
-    return Outgoing("register", key(profile.role, profile.id), codec.encode(profile), headers)
+    return Outgoing("register", key(profile.role, profile.id), codec.encode(profile), headers, signer)
 
 
 def checked_key(role: str, id: str) -> str:
@@ -479,11 +597,6 @@ def checked_key(role: str, id: str) -> str:
         Invalid: one of them cannot name anything.
     """
     return key(checked_name("role", role), checked_name("id", id))
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970: the incarnation of whatever starts now."""
-    return time.time_ns() // 1_000_000
 
 
 def _decode_page(data: bytes) -> Page:

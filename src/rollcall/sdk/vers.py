@@ -21,7 +21,7 @@ import structlog
 from msgspec import Struct
 
 from rollcall.core.instants import Seconds, timestamp
-from rollcall.sdk.registry import now_ms
+from rollcall.sdk.clock import now_ms
 
 BEAT_EVERY: Seconds = 60.0
 TIMEOUT: Seconds = 10.0

@@ -20,6 +20,7 @@ from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.query import By, Query, check, mismatch
 from rollcall.core.records import Place
 from rollcall.worker.roster import Roster, order
+from rollcall.worker.sight import View
 
 RENEW_AFTER: Seconds = 1.0
 CHEAP: Seconds = 0.001
@@ -124,14 +125,14 @@ class Answers:
             self._keep(role, question, ready)
         return data
 
-    def everybody(self, query: Query) -> bytes:
-        """The agents of every role that fit, role by role.
+    def everybody(self, query: Query, view: View) -> bytes:
+        """The agents of every role that fit and that the asker sees, role by role.
 
         Raises:
             Invalid: the question means nothing.
         """
         check(query)
-        return self._page(sorted(self._roster.roles), query)
+        return self._page(sorted(role for role in self._roster.roles if view.sees(role)), query)
 
     def entry(self, place: Place) -> bytes:
         """One agent, to the moment."""

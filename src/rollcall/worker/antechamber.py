@@ -14,6 +14,7 @@ from rollcall.core.instants import timestamp
 from rollcall.core.records import Cause, Place
 from rollcall.worker.clock import Clock
 from rollcall.worker.governing import Governing, refusal
+from rollcall.worker.identity import Identity
 from rollcall.worker.outcomes import Outcomes
 from rollcall.worker.pending import Pending
 from rollcall.worker.shelf import Shelf, Waiting
@@ -38,6 +39,7 @@ class Antechamber:
         self,
         busy: dict[str, deque[Pending]],
         governing: Governing,
+        identity: Identity,
         shelf: Shelf,
         outcomes: Outcomes,
         clock: Clock,
@@ -49,6 +51,7 @@ class Antechamber:
     ) -> None:
         self._busy = busy
         self._governing = governing
+        self._identity = identity
         self._shelf = shelf
         self._outcomes = outcomes
         self._clock = clock
@@ -93,7 +96,14 @@ class Antechamber:
             origin = (kept.inbox_epoch, kept.after)
             who = asking(kept.stored)
             pending = Pending(command, who, command.cause, kept.stored, origin, shelved=True)
-            if not await self._refused_already(pending):
+            if await self._refused_already(pending):
+                continue
+            try:
+                pending.command = self._identity.signed(command, kept.stored)
+            except RollcallError as error:
+                # What was proved when it came is not any more: its key was revoked meanwhile.
+                self._refuse(pending, error)
+            else:
                 queues.setdefault(command.id, deque()).append(pending)
         for id, queue in queues.items():
             await self._resume(id, queue)

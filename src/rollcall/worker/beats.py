@@ -11,14 +11,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from rollcall.bus import headers as h
-from rollcall.bus.subjects import Subjects
+from rollcall.bus.subjects import Subjects, names
 from rollcall.core import limits
 from rollcall.core.codec import check_depth
-from rollcall.core.errors import Invalid, NotFound, RollcallError
+from rollcall.core.errors import Invalid, NotFound, RollcallError, Unauthorized
 from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.lease import Lease
 from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.records import Beat
+from rollcall.worker.identity import Identity
 from rollcall.worker.roster import Roster
 
 PENDING_BEATS = 1_000_000
@@ -41,8 +42,9 @@ class Hearing(Struct, frozen=True):
 class Beats:
     """Listens to every beat of the realm. `hearing` is set while this worker leads."""
 
-    def __init__(self, client: Client, subjects: Subjects, roster: Roster, *, worker: str) -> None:
+    def __init__(self, client: Client, subjects: Subjects, roster: Roster, identity: Identity, *, worker: str) -> None:
         self._worker = worker
+        self._identity = identity
         self._client = client
         self._subjects = subjects
         self._roster = roster
@@ -80,6 +82,9 @@ class Beats:
         key = message.subject[self._single :]
         data = message.data
         clock = self._roster.clock
+        signed = message.headers is not None and h.SENDER in message.headers
+        if signed and not await self._proves(key, message):
+            return
         if message.headers is not None and message.headers.get(h.WORKER) == self._worker:
             # Told by ourselves to the other workers: here it counted when the command was decided.
             lease = self._roster.leases.get(key)
@@ -95,7 +100,7 @@ class Beats:
                     await self.hearing.refused(key, error)
                 return
             lease = self._roster.leases.beat(key, beat.incarnation, clock.now(), clock.wall())
-            if lease is not None:
+            if lease is not None and (signed or not lease.owned):
                 lease.stuck_for = beat.loop_lag or 0.0
                 if beat.says_health:
                     lease.beat = msgspec.structs.replace(beat, checked_at=timestamp(clock.wall()))
@@ -123,6 +128,23 @@ class Beats:
             if self.hearing is not None and (lease is None or lease.lost or lease.told):
                 await self._attend(key, lease)
 
+    async def _proves(self, key: str, message: Msg) -> bool:
+        """Whether a signed beat is that of the agent's owner: then it vouches for those to come, else it is refused."""
+        lease = self._roster.leases.get(key)
+        if lease is None or not lease.owned:
+            return True
+        try:
+            place = self._roster.standing(names(key)[1])
+            assert place is not None
+            if not self._identity.proves(place.record, message.subject, message.headers, message.data):
+                raise Unauthorized(f"{key} belongs to {place.record.owner!r}, and another key signed this beat")
+        except RollcallError as error:
+            if self.hearing is not None:
+                await self.hearing.refused(key, error)
+            return False
+        lease.prove(self._roster.clock.now())
+        return True
+
     def _complain(self, host: str, error: Exception) -> None:
         """Once a second: whoever floods with nonsense must not fill the log, nor take our time."""
         now = self._roster.clock.now()
@@ -134,6 +156,12 @@ class Beats:
     async def _attend(self, key: str, lease: Lease | None) -> None:
         assert self.hearing is not None
         if lease is None:
+            known = self._roster.leases.get(key)
+            if known is not None and self._roster.clock.now() > known.proved_until:
+                await self.hearing.refused(
+                    key, Unauthorized(f"{key} belongs to a key, and its beats are not signed; sign one each minute")
+                )
+                return
             await self.hearing.refused(
                 key,
                 NotFound(

@@ -13,8 +13,9 @@ from nats.aio.msg import Msg
 from rollcall.bus.connection import answering, refuse
 from rollcall.bus.subjects import Subjects, names
 from rollcall.core import codec
-from rollcall.core.errors import RollcallError
+from rollcall.core.errors import RollcallError, Unauthorized
 from rollcall.core.records import Place
+from rollcall.worker.identity import Identity
 from rollcall.worker.roster import Roster
 from rollcall.worker.witness import Witness
 
@@ -38,12 +39,20 @@ class Greeting:
     """Hears hellos while it is open; `leads` says whether they are to be answered."""
 
     def __init__(
-        self, client: Client, subjects: Subjects, roster: Roster, witness: Witness, *, leads: Callable[[], bool]
+        self,
+        client: Client,
+        subjects: Subjects,
+        roster: Roster,
+        witness: Witness,
+        identity: Identity,
+        *,
+        leads: Callable[[], bool],
     ) -> None:
         self._client = client
         self._subjects = subjects
         self._roster = roster
         self._witness = witness
+        self._identity = identity
         self._leads = leads
 
     def opened(self) -> AbstractAsyncContextManager[None]:
@@ -55,18 +64,34 @@ class Greeting:
         try:
             role, id = names(key_)
             hello = codec.decode(message.data, Hello) if message.data else Hello()
+            place = self._proved(role, id, message)
         except RollcallError as error:
             if self._leads():
                 await refuse(self._client, message, error)
             return
-        place = self._roster.standing(id)
-        if place is not None and place.record.role != role:
-            place = None
         if place is not None and hello.incarnation in (0, place.record.incarnation):
             await self._witness.greeted(key_, place.record.host, message)
         if self._leads() and message.reply:
             # Not message.respond: that sends the question's headers back, and with them who asked.
             await self._client.publish(message.reply, codec.encode(self._greeted(place, hello.incarnation)))
+
+    def _proved(self, role: str, id: str, message: Msg) -> Place | None:
+        """The agent that says hello, if it is on the roll.
+
+        Raises:
+            Unauthorized: it belongs to a key that did not sign this.
+        """
+        place = self._roster.standing(id)
+        if place is None or place.record.role != role:
+            return None
+        lease = self._roster.lease(place.record)
+        if lease.owned:
+            if not self._identity.proves(place.record, message.subject, message.headers, message.data):
+                raise Unauthorized(
+                    f"{role} {id!r} belongs to {place.record.owner!r}, which did not sign this hello; sign it"
+                )
+            lease.prove(self._roster.clock.now())
+        return place
 
     def _greeted(self, place: Place | None, incarnation: int) -> Greeted:
         epoch, revision = self._roster.epoch, self._roster.revision

@@ -32,7 +32,9 @@ from rollcall.core.records import Cause, Change, ChangeKind, Place, Record
 from rollcall.store.rows import Folded
 from rollcall.worker.antechamber import Antechamber
 from rollcall.worker.commit import Committer
+from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
+from rollcall.worker.identity import Identity
 from rollcall.worker.ledger import Ledger, Settled
 from rollcall.worker.outcomes import UNCHANGED, Outcomes
 from rollcall.worker.pending import Pending
@@ -71,6 +73,8 @@ class Lead:
         folded_to: Callable[[int], Awaitable[None]],
         look: Callable[[], Awaitable[None]],
         governing: Governing,
+        identity: Identity,
+        gazette: Gazette,
         shelf: Shelf,
         start: Settled,
         replay_until: Mapping[str, int],
@@ -82,6 +86,8 @@ class Lead:
         self._bounds = bounds
         self._folded_to = folded_to
         self._look = look
+        self._identity = identity
+        self._gazette = gazette
         self._start = start
         self._replay_until = replay_until
         self._ledger = Ledger(start.seq)
@@ -96,6 +102,7 @@ class Lead:
         self.antechamber = Antechamber(
             self._busy,
             governing,
+            identity,
             shelf,
             outcomes,
             roster.clock,
@@ -123,6 +130,7 @@ class Lead:
             async for batch in follower.batches():
                 for stored in batch:
                     await self._take_one(stored)
+                await self._gazette.share()
 
     async def observe(self, command: Observed) -> bool:
         """Decides a command of the registry itself; False when it was passed over.
@@ -178,7 +186,7 @@ class Lead:
         self._ledger.take(stored.seq)
         who, origin = asking(stored), self._start.origin(stored.at)
         try:
-            command = read_command(stored, *origin)
+            command = self._identity.signed(read_command(stored, *origin), stored)
         except RollcallError as error:
             self._refuse(Pending(None, who), error)
             return

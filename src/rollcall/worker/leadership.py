@@ -25,9 +25,11 @@ from rollcall.worker.calling import Calling
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
 from rollcall.worker.forgetting import Forgetting
+from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.ground import Ground
 from rollcall.worker.healer import Healer
+from rollcall.worker.identity import Identity
 from rollcall.worker.inquiry import Inquiry
 from rollcall.worker.judge import Judge
 from rollcall.worker.lead import Bounds, Lead
@@ -76,6 +78,8 @@ class Leadership:
         ground: Ground,
         measures: Measures,
         governing: Governing,
+        identity: Identity,
+        gazette: Gazette,
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -104,6 +108,8 @@ class Leadership:
         self._renewed_at: Seconds = 0.0
         self._stopping = False
         self._governing = governing
+        self._identity = identity
+        self._gazette = gazette
         self._mail: Mail | None = None
         self.lead: Lead | None = None
         self.leader = ""
@@ -220,6 +226,8 @@ class Leadership:
                     folded_to=self._folding.reached,
                     look=self._folding.check,
                     governing=self._governing,
+                    identity=self._identity,
+                    gazette=self._gazette,
                     shelf=Shelf(self._client, self._subjects),
                     start=start,
                     replay_until=replay_until,
@@ -243,7 +251,15 @@ class Leadership:
         calling = Calling(client, subjects, roster, self._witness)
         mail = self._mail = Mail(client, subjects)
         operating = Operating(
-            client, subjects, roster, guard=self._guard, calling=calling, lead=lead, governing=self._governing
+            client,
+            subjects,
+            roster,
+            guard=self._guard,
+            calling=calling,
+            lead=lead,
+            governing=self._governing,
+            identity=self._identity,
+            gazette=self._gazette,
         )
         async with operating.opened(), asyncio.TaskGroup() as tasks:
             follower = Follower(client, subjects.inbox_stream, start)

@@ -53,6 +53,8 @@ class Measures:
         """Commands that were settled, by outcome: the kind of change, or the code of the error."""
         self.changes: Counter[str] = Counter()
         """Changes that were folded, by kind."""
+        self.signatures: Counter[str] = Counter()
+        """Signatures that were checked: verified, or why they proved nothing."""
         self.snapshot_batch = Times()
         self.discover = Times()
 
@@ -61,6 +63,7 @@ class Measures:
         return {
             "commands": dict(self.commands),
             "changes": dict(self.changes),
+            "signatures": dict(self.signatures),
             "snapshot_batch": self.snapshot_batch.told(),
             "discover": self.discover.told(),
         }

@@ -11,10 +11,14 @@ from nats.aio.msg import Msg
 from rollcall.bus.connection import answering, refuse
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec, limits
-from rollcall.core.errors import Invalid, RollcallError
+from rollcall.core.errors import Invalid, RollcallError, Unauthorized
 from rollcall.core.guard import Guard
+from rollcall.core.instants import timestamp
+from rollcall.identity.keys import checked_public
 from rollcall.worker.calling import Calling
+from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
+from rollcall.worker.identity import Identity
 from rollcall.worker.lead import Lead
 from rollcall.worker.roster import Roster
 
@@ -27,6 +31,12 @@ class Verdict(Struct, frozen=True):
     id: str
     reason: str = ""
     by: str = ""
+
+
+class Revocation(Struct, frozen=True):
+    """The public key whose signatures count no more."""
+
+    key: str
 
 
 class Operating:
@@ -42,6 +52,8 @@ class Operating:
         calling: Calling,
         lead: Lead,
         governing: Governing,
+        identity: Identity,
+        gazette: Gazette,
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -50,6 +62,8 @@ class Operating:
         self._calling = calling
         self._lead = lead
         self._governing = governing
+        self._identity = identity
+        self._gazette = gazette
 
     def opened(self) -> AbstractAsyncContextManager[None]:
         """Answers until the block ends."""
@@ -57,12 +71,23 @@ class Operating:
 
     async def _on_request(self, message: Msg) -> None:
         try:
-            done = await self._do(message.subject.rpartition(".")[2], message.data)
+            verb = message.subject.rpartition(".")[2]
+            sender = self._identity.sender(message.subject, message.headers, message.data)
+            self._check(verb, message.data, sender)
+            done = await self._do(verb, message.data)
         except RollcallError as error:
             await refuse(self._client, message, error)
             return
         if message.reply:
             await self._client.publish(message.reply, codec.encode(done))
+
+    def _check(self, verb: str, body: bytes, sender: str) -> None:
+        """Where there are operators, only they operate; a key that is lost may always be revoked by itself."""
+        by_itself = verb == "revoke" and sender != "" and codec.decode(body, Revocation).key == sender
+        if verb == "pending" or by_itself or (self._identity.may_operate(sender) and (sender or verb != "revoke")):
+            return
+        who = f"{sender} is none" if sender else "this is not signed"
+        raise Unauthorized(f"only an operator of realm {self._subjects.realm!r} may {verb}, and {who}; sign it")
 
     async def _do(self, verb: str, body: bytes) -> Any:  # Any: the answer of the verb, a Struct or a mapping
         match verb:
@@ -79,10 +104,14 @@ class Operating:
                 return {"pending": self._lead.antechamber.told()}
             case "approve" | "deny":
                 return self._settle(codec.decode(body, Verdict), verb == "approve")
+            case "revoke":
+                key = checked_public(codec.decode(body, Revocation).key)
+                log.warning("a key is revoked", key=key)
+                return {"revoked": await self._gazette.revoke(key, timestamp(self._roster.clock.wall()))}
             case _:
                 raise Invalid(
-                    f"operators can 'release' the guard, 'call' the roll, and 'approve' or 'deny' what is 'pending', "
-                    f"not {verb!r}"
+                    f"operators can 'release' the guard, 'call' the roll, 'approve' or 'deny' what is 'pending', and "
+                    f"'revoke' a key, not {verb!r}"
                 )
 
     def _settle(self, verdict: Verdict, approved: bool) -> dict[str, Any]:

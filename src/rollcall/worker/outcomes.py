@@ -60,6 +60,10 @@ class Outcomes:
     async def alive(self, record: Record) -> None:
         """A command was a sign of life: the lease is renewed here at once, and by a beat at every other worker."""
         clock, agent = self._roster.clock, key(record.role, record.id)
+        lease = self._roster.leases.get(agent)
+        if lease is not None:
+            # Whoever may change a record has proved to be its owner.
+            lease.prove(clock.now())
         self._roster.leases.beat(agent, record.incarnation, clock.now(), clock.wall())
         body = codec.encode({"incarnation": record.incarnation}) if record.incarnation else b""
         await self._client.publish(self._subjects.heartbeat(agent), body, headers={h.WORKER: self._worker})

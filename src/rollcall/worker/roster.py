@@ -59,14 +59,14 @@ def order(place: Place) -> tuple[int, str]:
 class Roster:
     """What a worker has folded, up to `revision` of the roll of `epoch`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, proofs: bool = True) -> None:
         self.clock = clock
         self.epoch = ""
         self.healings: list[Healed] = []
         self.progress = Progress()
         self.rolls = Progress()
         """When the roll began that is held."""
-        self.leases = Leases()
+        self.leases = Leases(proofs=proofs)
         self._lean = Lean()
         self.roles: dict[str, Role] = {}
         self._places: dict[str, Place] = {}

@@ -34,6 +34,7 @@ from rollcall.worker.folding import Folding
 from rollcall.worker.measures import Times
 from rollcall.worker.roster import Roster
 from rollcall.worker.shelf import refusals
+from rollcall.worker.sight import Sight, View
 
 QUEUE = "rollcall"
 AT_LEAST_WITHIN: Seconds = 5.0
@@ -77,6 +78,7 @@ class Service:
         answers: Answers,
         folding: Folding,
         beats: Beats,
+        sight: Sight,
         times: Times,
         info: Callable[[], dict[str, Any]],
     ) -> None:
@@ -86,6 +88,7 @@ class Service:
         self._roster = roster
         self._folding = folding
         self._beats = beats
+        self._sight = sight
         self._times = times
         self._committer = committer
         self._answers = answers
@@ -204,6 +207,7 @@ class Service:
     async def _discover(self, request: Request) -> bytes:
         started = time.perf_counter()
         role = text(request.subject.rpartition(".")[2])
+        self._sight.of(request).check(role)
         question = request.data
         answer = self._answers.ready(role, question)
         if answer is None:
@@ -214,13 +218,13 @@ class Service:
 
     async def _list(self, request: Request) -> bytes:
         query = codec.decode(request.data, Query) if request.data else Query()
-        return self._answers.everybody(query)
+        return self._answers.everybody(query, self._sight.of(request))
 
     async def _get(self, request: Request) -> bytes:
         id = text(request.subject.rpartition(".")[2])
         await self._beats.caught_up()
         place = self._roster.standing(id)
-        if place is None:
+        if place is None or not self._sight.of(request).sees(place.record.role):
             raise NotFound(f"no agent {id!r} is on the roll; register it first", **self._answers.signature())
         entry = self._answers.entry(place)
         said = self._answers.signature()
@@ -232,14 +236,19 @@ class Service:
         query = codec.decode(request.data, HistoryQuery) if request.data else HistoryQuery()
         # History is answered from disk; it must not be older than what memory answers.
         await self._committer.settled()
+        view = self._sight.of(request)
         changes = await self._committer.call(self._committer.snapshot.history, id, _page_size(query.limit))
+        if changes and not all(view.sees(change.role) for change in changes):
+            return self._answers.envelope(changes=[], refusals=[])
         told, _ = self._fitting([_told(change) for change in reversed(changes)])
         refused = await refusals(self._client, self._subjects, id)
         return self._answers.envelope(changes=told[::-1], refusals=refused)
 
     async def _messages(self, request: Request) -> bytes:
         id = request.subject.rpartition(".")[2]
-        text(id)
+        place = self._roster.standing(text(id))
+        if place is not None:
+            self._sight.of(request).check(place.record.role)
         stream, subject = self._subjects.messages_stream, self._subjects.message(id)
         kept = [_letter(one) for one in await held(self._client, stream, subject, MESSAGES_OF_ONE)]
         fitting, _ = self._fitting([one for one in kept[::-1] if one is not None])
@@ -247,32 +256,40 @@ class Service:
 
     async def _since(self, request: Request) -> bytes:
         query = codec.decode(request.data, SinceQuery) if request.data else SinceQuery()
+        view = self._sight.of(request)
+        if query.role:
+            view.check(query.role)
         folded = self._roster.revision
         await self._committer.settled()
         position = Position(query.epoch, query.revision)
         horizon = await self._committer.call(self._committer.snapshot.horizon, query.epoch)
         if query.epoch != self._roster.epoch or horizon is None or query.revision < horizon:
-            return self._too_old(query)
+            return self._too_old(query, view)
         limit = _page_size(query.limit)
         changes = await self._committer.call(self._committer.snapshot.since, position, limit)
         if query.epoch != self._roster.epoch:
             # The roll was replaced while the disk was read.
-            return self._too_old(query)
-        wanted = [_told(change) for change in changes if not query.role or change.role == query.role]
+            return self._too_old(query, view)
+        of_role = [change for change in changes if not query.role or change.role == query.role]
+        wanted = [_told(change) for change in of_role if view.sees(change.role)]
         told, cut = self._fitting(wanted)
         upto = int(told[-1]["revision"]) if cut else changes[-1].revision if changes else folded
         more = cut or len(changes) == limit
         return self._answers.envelope(changes=told, upto=upto, more=more, too_old=False)
 
-    def _too_old(self, query: SinceQuery) -> bytes:
+    def _too_old(self, query: SinceQuery, view: View) -> bytes:
         """A snapshot in the place of changes: everybody of the role, page by page."""
         whoever = Query(status=("all",), include=("all",), limit=_page_size(query.limit), cursor=query.cursor)
-        page = self._answers.discover(query.role, whoever, b"") if query.role else self._answers.everybody(whoever)
+        page = (
+            self._answers.discover(query.role, whoever, b"") if query.role else self._answers.everybody(whoever, view)
+        )
         healed = self._roster.healings[-1] if self._roster.healings else None
         return codec.splice(page, {"too_old": True, "healed": healed})
 
     async def _tell(self, request: Request) -> bytes:
-        return codec.encode(self._info())
+        view, info = self._sight.of(request), self._info()
+        roles = {name: count for name, count in info["roles"].items() if view.sees(name)}
+        return codec.encode({**info, "roles": roles})
 
     def _fitting(self, told: list[T]) -> tuple[list[T], bool]:
         """The first of `told` that one reply has room for, and whether some were left out."""

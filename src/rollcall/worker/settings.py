@@ -4,9 +4,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from rollcall.bus.connection import Tls
 from rollcall.core import limits
 from rollcall.core.instants import Seconds
 from rollcall.worker.governing import GoverningSettings
+from rollcall.worker.identity import IdentitySettings
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -32,6 +34,9 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     max_agents: int = limits.AGENTS
     max_roles: int = limits.ROLES
     governing: GoverningSettings = GoverningSettings()
+    identity: IdentitySettings = IdentitySettings()
+    credentials: Path | None = None
+    tls: Tls | None = None
     system_url: str = ""
     system_seed: str = ""
     system_creds: Path | None = None

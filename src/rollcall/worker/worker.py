@@ -30,15 +30,18 @@ from rollcall.worker.beats import Beats
 from rollcall.worker.clock import Clock
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
+from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.greeting import Greeting
 from rollcall.worker.ground import Ground
 from rollcall.worker.housekeeping import Housekeeping
+from rollcall.worker.identity import Identity
 from rollcall.worker.leadership import Leadership
 from rollcall.worker.measures import Measures
 from rollcall.worker.roster import Roster
 from rollcall.worker.service import Service
 from rollcall.worker.settings import WorkerSettings
+from rollcall.worker.sight import Sight
 from rollcall.worker.vigil import Vigil
 from rollcall.worker.witness import Witness
 
@@ -62,7 +65,7 @@ async def serving(settings: WorkerSettings, *, clock: Clock | None = None) -> As
     clock = clock or Clock()
     subjects = Subjects(settings.realm)
     with locked(settings.snapshot.with_name(settings.snapshot.name + ".lock")):
-        roster, guard = Roster(clock), Guard()
+        roster, guard = Roster(clock, proofs=settings.identity.signatures != "off"), Guard()
         vigil = Vigil(roster, guard)
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(
@@ -70,6 +73,8 @@ async def serving(settings: WorkerSettings, *, clock: Clock | None = None) -> As
                     settings.url,
                     name=f"rollcall-worker:{settings.realm}:{settings.name}",
                     nkey_seed=settings.nkey_seed,
+                    credentials=settings.credentials,
+                    tls=settings.tls,
                     on_disconnect=vigil.bus_lost,
                     on_reconnect=vigil.bus_back,
                     on_leaving=vigil.bus_leaving,
@@ -109,7 +114,11 @@ async def _connections(stack: AsyncExitStack, client: Client, settings: WorkerSe
         return Connections(client, system=False)
     name = f"rollcall-worker:{settings.realm}:{settings.name}"
     system = connected(
-        settings.system_url, name=name, nkey_seed=settings.system_seed, credentials=settings.system_creds
+        settings.system_url,
+        name=name,
+        nkey_seed=settings.system_seed,
+        credentials=settings.system_creds,
+        tls=settings.tls,
     )
     return Connections(await stack.enter_async_context(system), system=True)
 
@@ -165,9 +174,11 @@ class Worker:
         self._witness = witness
         self._ear = Ear(client, subjects, roster)
         self._measures = Measures()
+        self._identity = Identity(settings.identity, self._clock, self._measures.signatures)
+        self._gazette = Gazette(client, subjects, self._identity)
         self._committer = Committer(snapshot, self._on_durable, self._measures.snapshot_batch)
         self._housekeeping = Housekeeping(client, subjects, settings, roster, self._committer)
-        self._beats = Beats(client, subjects, self._roster, worker=settings.name)
+        self._beats = Beats(client, subjects, self._roster, self._identity, worker=settings.name)
         self._ground = Ground()
         self._folding = Folding(
             client,
@@ -193,8 +204,12 @@ class Worker:
             ground=self._ground,
             measures=self._measures,
             governing=Governing(settings.governing, judge, self._clock),
+            identity=self._identity,
+            gazette=self._gazette,
         )
-        self._greeting = Greeting(client, subjects, roster, witness, leads=lambda: self._leadership.lead is not None)
+        self._greeting = Greeting(
+            client, subjects, roster, witness, self._identity, leads=lambda: self._leadership.lead is not None
+        )
         self._service = Service(
             client,
             subjects,
@@ -209,6 +224,7 @@ class Worker:
             ),
             folding=self._folding,
             beats=self._beats,
+            sight=Sight(self._identity, roster),
             times=self._measures.discover,
             info=self.info,
         )
@@ -221,6 +237,7 @@ class Worker:
         # Beats are heard before the roll is: nobody is late because we were.
         await self._beats.listen()
         await self._ear.listen()
+        await self._gazette.listen()
         await self._witness.listen()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -228,6 +245,7 @@ class Worker:
                     tasks.create_task(self._folding.run(), name="follow the roll"),
                     tasks.create_task(self._committer.run(), name="commit"),
                 ]
+                running.append(tasks.create_task(self._gazette.run(), name="which keys are revoked"))
                 running.append(tasks.create_task(self._leadership.run(), name="stand for leader"))
                 await self._ground.firm.wait()
                 await self._housekeeping.drop_what_ended()
@@ -297,6 +315,7 @@ class Worker:
 
     async def _on_fold(self, change: Change) -> None:
         self._measures.changes[change.kind] += 1
+        self._identity.on_fold(change)
         if self._leadership.lead is not None:
             log.info(str(change.kind), agent_id=change.id, role=change.role, revision=change.revision)
         self._witness.on_fold(change)

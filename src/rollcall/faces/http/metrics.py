@@ -19,7 +19,7 @@ from rollcall.faces.http.events import Hub
 from rollcall.faces.http.noa.agents import Agent
 from rollcall.faces.http.replies import bearer_header
 from rollcall.faces.http.settings import FaceSettings
-from rollcall.sdk.registry import now_ms
+from rollcall.sdk.clock import now_ms
 
 # Without this each counter brings a second metric along that says when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -157,6 +157,7 @@ def worker_families(workers: Sequence[dict[str, Any]]) -> Iterator[Metric]:
     for name, label, meaning in (
         ("commands", "outcome", "Commands that the worker settled while it led"),
         ("changes", "kind", "Changes that the worker folded since it started, such as lost and recovered"),
+        ("signatures", "result", "Signatures of commands and signs of life: verified, or why they proved nothing"),
     ):
         counter = CounterMetricFamily(f"rollcall_{name}", meaning, labels=("worker", label))
         for info in workers:

@@ -25,7 +25,7 @@ from rollcall.faces.http.noa.agents import Agent
 from rollcall.faces.http.replies import bearer_header, reply, segment
 from rollcall.faces.http.settings import NoaSettings
 from rollcall.policy.court import Court
-from rollcall.sdk.registry import now_ms
+from rollcall.sdk.clock import now_ms
 
 MEDIA = "application/json; charset=utf-8"
 MESSAGES = 100

@@ -19,7 +19,7 @@ from rollcall.faces.http.noa.agents import NO_TYPE, Agent, refused
 from rollcall.faces.http.replies import bearer_header, reply, segment
 from rollcall.faces.http.settings import NoaSettings
 from rollcall.policy.court import Court
-from rollcall.sdk.registry import now_ms
+from rollcall.sdk.clock import now_ms
 
 _STATUS = {Status.RUNNING: "Active", Status.DRAINING: "Maintenance", Status.PAUSED: "Maintenance"}
 """Everything else is inactive; who is overdue is in error."""

@@ -23,7 +23,7 @@ from rollcall.faces.http.replies import Malformed, bearer_header, read_json, rep
 from rollcall.faces.http.settings import VersSettings
 from rollcall.faces.http.vers import entries
 from rollcall.faces.http.vers.entries import Refused, Staleness
-from rollcall.sdk.registry import now_ms
+from rollcall.sdk.clock import now_ms
 
 PREFIX = "/registry"
 

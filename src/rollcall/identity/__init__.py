@@ -1,0 +1,1 @@
+"""Who somebody is: keys, signatures over messages, and what they prove afterwards."""

@@ -1,0 +1,216 @@
+"""Who sent a command, a question or a sign of life, as far as a signature proves it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from rollcall.bus import headers as h
+from rollcall.bus.follow import Stored
+from rollcall.core.commands import NKEY, Asked, Register, Signer
+from rollcall.core.errors import Invalid, Unauthorized
+from rollcall.core.instants import Milliseconds
+from rollcall.core.records import Cause, Change, Record, Signature
+from rollcall.core.senders import VERSION, Sender, read_sender
+from rollcall.identity.nonces import Nonces
+from rollcall.identity.proofs import statement
+from rollcall.identity.signing import check_signature
+from rollcall.worker.clock import Clock
+
+Mode = Literal["off", "optional", "required"]
+
+
+class Rule(Struct, frozen=True):
+    """Who may see the agents of a role: users by their keys, and the owners of agents of other roles.
+
+    `role` may end in ``*``. The first rule that fits a role counts; a role without one is open to everybody.
+    """
+
+    role: str
+    keys: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+
+    def fits(self, role: str) -> bool:
+        """Whether it is about this role."""
+        return role.startswith(self.role[:-1]) if self.role.endswith("*") else role == self.role
+
+
+class IdentitySettings(Struct, frozen=True, kw_only=True):
+    """What signatures count for. `off`: they are not looked at; `required`: no command happens without one.
+
+    `operators` are the public keys of those who may act on agents of other owners; once there are any, only they may
+    ask for what operators do.
+    """
+
+    signatures: Mode = "optional"
+    operators: frozenset[str] = frozenset()
+    visibility: tuple[Rule, ...] = ()
+
+
+class Used(Struct, frozen=True, array_like=True):
+    """A nonce that a command had."""
+
+    user: str
+    nonce: str
+    ts: str
+    cause: Cause
+
+    @property
+    def sender(self) -> Sender:
+        """As the header of the command had it."""
+        return Sender(v=VERSION, account="", user=self.user, nonce=self.nonce, ts=self.ts)
+
+
+class Identity:
+    """Checks signatures, each once. `revoked` are the keys whose signatures count no more."""
+
+    def __init__(self, settings: IdentitySettings, clock: Clock, counts: Counter[str]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._counts = counts
+        self._nonces = Nonces()
+        self._used: list[Used] = []
+        self.revoked: frozenset[str] = frozenset()
+
+    def signed(self, command: Asked, stored: Stored) -> Asked:
+        """The command, with who signed it.
+
+        Raises:
+            Unauthorized: a signature is missing that has to be there, or one proves nothing.
+            Invalid: its header is malformed.
+            Busy: too many signed commands came of late.
+        """
+        header = stored.headers.get(h.SENDER)
+        if self._settings.signatures == "off" or (not header and self._settings.signatures == "optional"):
+            return command
+        sender = self._read(header)
+        if sender is None or not sender.sig:
+            if self._settings.signatures == "optional":
+                return command
+            self._counts["missing"] += 1
+            raise Unauthorized("this realm takes only signed commands; sign it with a key (rollcall keys new NAME)")
+        now = stored.at
+        self._check(sender, stored.subject, stored.data, now)
+        if not self._nonces.take(sender, command.cause, now):
+            self._counts["replayed"] += 1
+            raise Unauthorized(f"nonce {sender.nonce!r} of {sender.user} was used before; sign the command anew")
+        self._used.append(Used(sender.user, sender.nonce, sender.ts, command.cause))
+        successor = self._successor(stored)
+        self._counts["verified"] += 1
+        signature = Signature(
+            sender=header or "",
+            payload=None if _says_itself(command, stored.data) else stored.data.decode(),
+            successor=stored.headers.get(h.SUCCESSOR, "") if successor else "",
+        )
+        signer = Signer(
+            key=sender.user,
+            at=sender.at,
+            signature=signature,
+            operator=self.operates(sender.user),
+            successor=successor,
+        )
+        return replace(command, signer=signer)
+
+    def sender(self, subject: str, headers: Mapping[str, str] | None, payload: bytes) -> str:
+        """The key that signed a question or a sign of life; empty when it is unsigned.
+
+        Raises:
+            Unauthorized: the signature proves nothing.
+            Invalid: its header is malformed.
+            Busy: too many signed messages came of late.
+        """
+        header = (headers or {}).get(h.SENDER, "")
+        if not header or self._settings.signatures == "off":
+            return ""
+        sender = self._read(header)
+        if sender is None or not sender.sig:
+            return ""
+        now = self._clock.wall()
+        self._check(sender, subject, payload, now)
+        if not self._nonces.take(sender, None, now):
+            self._counts["replayed"] += 1
+            raise Unauthorized(f"nonce {sender.nonce!r} of {sender.user} was used before; sign it anew")
+        return sender.user
+
+    def proves(self, record: Record, subject: str, headers: Mapping[str, str] | None, payload: bytes) -> bool:
+        """Whether a sign of life comes from the owner of an agent that is owned by a key.
+
+        Raises:
+            RollcallError: the signature proves nothing.
+        """
+        return self.sender(subject, headers, payload) == record.owner.removeprefix(NKEY)
+
+    def may_operate(self, key: str) -> bool:
+        """Whether a key may ask for what operators do: any may, signed or not, while there are no operators."""
+        return not self._settings.operators or self.operates(key)
+
+    def operates(self, key: str) -> bool:
+        """Whether a key is an operator's."""
+        return key in self._settings.operators
+
+    def on_fold(self, change: Change) -> None:
+        """The roll tells what was signed, too: a worker that leads later knows those nonces."""
+        if change.record.signature is not None:
+            sender = read_sender(change.record.signature.sender)
+            if sender is not None:
+                self._nonces.learn(sender, change.record.cause, self._clock.wall())
+
+    def used(self) -> list[Used]:
+        """The nonces of commands that were taken since this was asked last."""
+        used, self._used = self._used, []
+        return used
+
+    def learn(self, used: Used) -> None:
+        """Another worker took a nonce."""
+        self._nonces.learn(used.sender, used.cause, self._clock.wall())
+
+    def rule(self, role: str) -> Rule | None:
+        """Who may see the agents of a role; None when everybody may."""
+        return next((rule for rule in self._settings.visibility if rule.fits(role)), None)
+
+    @property
+    def open(self) -> bool:
+        """Whether everybody may see everybody."""
+        return not self._settings.visibility
+
+    def _read(self, header: str | None) -> Sender | None:
+        try:
+            return read_sender(header or "")
+        except Invalid:
+            self._counts["malformed"] += 1
+            raise
+
+    def _check(self, sender: Sender, subject: str, payload: bytes, now: Milliseconds) -> None:
+        late = self._nonces.late(sender, now)
+        if late:
+            self._counts["late"] += 1
+            raise Unauthorized(f"the signature of {sender.user[:64]!r} is not of now: {late}")
+        if sender.user in self.revoked:
+            self._counts["revoked"] += 1
+            raise Unauthorized(f"the key {sender.user} was revoked; ask an operator for what to do")
+        try:
+            check_signature(sender, subject, payload)
+        except Unauthorized:
+            self._counts["forged"] += 1
+            raise
+
+    def _successor(self, stored: Stored) -> str:
+        """The key that agreed to take an agent over, if the command hands it over."""
+        header = stored.headers.get(h.SUCCESSOR, "")
+        if not header:
+            return ""
+        sender = self._read(header)
+        if sender is None or not sender.sig:
+            raise Unauthorized(f"{h.SUCCESSOR} is not signed; the new key has to sign the hand-over, too")
+        self._check(sender, stored.subject, stored.data, stored.at)
+        return sender.user
+
+
+def _says_itself(command: Asked, payload: bytes) -> bool:
+    """Whether the record will say the words that were signed, so that they need not be kept twice."""
+    if not isinstance(command, Register):
+        return False
+    profile = command.profile
+    return statement(replace(profile, id=command.id, role=command.role)) == payload
