@@ -10,7 +10,7 @@ the repository whenever `rollcall.embedded.config` changes; a test fails until t
 import json
 import sys
 
-from rollcall.embedded.config import ServerSettings, render
+from rollcall.embedded.config import ServerSettings, open_access, render
 
 CLIENTS = 4222
 MONITORING = 8222
@@ -30,7 +30,7 @@ HEADER = """\
 
 def conf() -> str:
     """The whole file."""
-    bundled = ServerSettings(store_dir=STORE, host="0.0.0.0", port=CLIENTS, worker_key="", system_key="", name="nats")
+    bundled = ServerSettings(store_dir=STORE, host="0.0.0.0", port=CLIENTS, access=open_access("", ""), name="nats")
     document = json.loads(render(bundled))
     document["http"] = f"127.0.0.1:{MONITORING}"
     accounts = document["accounts"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from rollcall.embedded.config import ServerSettings, render
-from rollcall.embedded.keys import user_key
+from rollcall.embedded.config import ServerSettings, open_access, render
 from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
+from rollcall.identity.keys import kept_key
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -40,14 +40,13 @@ class Server:
         self.name = name or f"chaos-{secrets.token_hex(3)}"
         self.port = free_port(host)
         self.url = f"nats://{host}:{self.port}"
-        worker, system = (user_key((keys or home) / f"{who}.nk") for who in ("worker", "system"))
+        worker, system = (kept_key((keys or home) / f"{who}.nk") for who in ("worker", "system"))
         self.worker_seed = worker.seed
         self._settings = ServerSettings(
             store_dir=str(home / "jetstream"),
             host=host,
             port=self.port,
-            worker_key=worker.public,
-            system_key=system.public,
+            access=open_access(worker.public, system.public),
             name=self.name,
         )
         self._extra = extra or {}

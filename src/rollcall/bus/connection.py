@@ -94,6 +94,11 @@ async def connected(
             refused.set()
         log.debug("the bus says", error=str(error))
 
+    async def on_closed() -> None:
+        error = why_closed(client)
+        if error is not None:
+            log.error("the server ended this connection for good", why=error.message)
+
     options: dict[str, Any] = {  # Any: nats-py's own options
         "servers": [part.strip() for part in url.split(",")],
         "name": name,
@@ -106,6 +111,7 @@ async def connected(
         "flush_timeout": 5,
         "error_cb": on_error,
         "disconnected_cb": _disconnected(client, on_disconnect),
+        "closed_cb": on_closed,
         "reconnected_cb": on_reconnect,
         "lame_duck_mode_cb": on_leaving,
         "reconnect_to_server_handler": _backoff(),
@@ -153,9 +159,16 @@ async def _first_connection(
             await _abandon(client)
     where = without_password(url)
     if refused.is_set():
-        raise Unauthorized(f"the NATS server at {where} does not let us in; check user, password or key")
+        raise Unauthorized(f"the NATS server at {where} does not let us in; check --creds, user, password or key")
     why = (str(told[0]) or type(told[0]).__name__) if told else f"no answer within {timeout:g} s"
     raise Unavailable(f"no NATS server at {where} ({why}); is `rollcall up` running there?")
+
+
+def why_closed(client: Client) -> Unauthorized | None:
+    """Why the server ended a connection for good; None while it did not."""
+    if not client.is_closed or "expired" not in str(client.last_error).lower():
+        return None
+    return Unauthorized("the credentials have expired; get new ones (rollcall creds), and connect again")
 
 
 def without_password(url: str) -> str:

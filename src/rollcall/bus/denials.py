@@ -46,7 +46,8 @@ class Waiting:
 
 
 class Denials:
-    """Hears refusals of one connection. `told` are those who want to know which publishes were refused.
+    """Hears refusals of one connection. `told` are those who want to know which publishes were refused; each says
+    whether it concerned them, and what concerns nobody is logged, once.
 
     nats-py hands over what the server says in lower case, so subjects are compared so.
     """
@@ -54,7 +55,7 @@ class Denials:
     def __init__(self) -> None:
         self._waiting: dict[str, list[Waiting]] = {}
         self._known: set[str] = set()
-        self.told: list[Callable[[str, Denied], None]] = []
+        self.told: list[Callable[[str, Denied], bool]] = []
 
     def expect(self, subject: str) -> Waiting:
         """A question that is about to be asked by this task; to be closed after it."""
@@ -71,12 +72,10 @@ class Denials:
             f"the bus does not let this user {what} {subject}; its credentials are for another role, agent or realm: "
             "ask for others (rollcall creds)"
         )
-        if subject not in self._known:
+        waiting = list(self._waiting.get(subject, ())) if verb == "publish" else []
+        for one in waiting:
+            one.deny(error)
+        heard = [tell(subject, error) for tell in self.told] if verb == "publish" else []
+        if not waiting and not any(heard) and subject not in self._known:
             self._known.add(subject)
             log.warning("the bus refuses this user", what=what, subject=subject)
-        if verb != "publish":
-            return
-        for waiting in list(self._waiting.get(subject, ())):
-            waiting.deny(error)
-        for tell in self.told:
-            tell(subject, error)

@@ -12,11 +12,14 @@ Streams live in REGISTRY, so nobody but a worker can touch one, whatever he publ
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
 from rollcall.bus.subjects import ROOT
+
+Document: TypeAlias = dict[str, Any]  # Any: the server's own form
 
 ASKED = (
     "register.*.*",
@@ -61,15 +64,23 @@ AGENT_PERMISSIONS = {
 """What the registry tells nobody else may tell, and what it is asked nobody else may answer: forged ones deceive."""
 
 
+class ServerTls(Struct, frozen=True):
+    """The server's own certificate and key, as PEM files; with `ca`, clients have to show one of that authority."""
+
+    cert: str
+    key: str
+    ca: str = ""
+
+
 class ServerSettings(Struct, frozen=True, kw_only=True):
-    """What the bundled server is told. `port` -1 means a free one."""
+    """What the bundled server is told. `port` -1 means a free one; `access` says who may sign in."""
 
     store_dir: str
     host: str
     port: int
-    worker_key: str
-    system_key: str
+    access: Document
     name: str
+    tls: ServerTls | None = None
 
 
 def render(settings: ServerSettings) -> str:
@@ -77,26 +88,64 @@ def render(settings: ServerSettings) -> str:
     return json.dumps(_document(settings), indent=2) + "\n"
 
 
-def _document(settings: ServerSettings) -> dict[str, Any]:
-    return {
+def open_access(worker_key: str, system_key: str) -> Document:
+    """Workers sign in with a key; whoever comes without one is an agent."""
+    users = {
+        "SYS": {"nkey": system_key},
+        "REGISTRY": {"nkey": worker_key},
+        "AGENTS": {"user": AGENT_USER, "password": "", "permissions": AGENT_PERMISSIONS},
+    }
+    accounts = {name: {**account, "users": [users[name]]} for name, account in _ACCOUNTS.items()}
+    return {"system_account": "SYS", "no_auth_user": AGENT_USER, "accounts": accounts}
+
+
+def crossings(name: str, keys: Mapping[str, str]) -> tuple[list[Document], list[Document]]:
+    """What an account exports and imports, as its JWT says it; `keys` are the public keys of the accounts."""
+    exports, imports = _ACCOUNTS[name].get("exports", []), _ACCOUNTS[name].get("imports", [])
+    return [_exported(one, keys) for one in exports], [_imported(one, keys) for one in imports]
+
+
+def _exported(one: Document, keys: Mapping[str, str]) -> Document:
+    kind = "service" if "service" in one else "stream"
+    told = {"name": one[kind], "subject": _spelled(one[kind], keys), "type": kind}
+    return {**told, "response_type": "Stream"} if "response_type" in one else told
+
+
+def _imported(one: Document, keys: Mapping[str, str]) -> Document:
+    kind = "service" if "service" in one else "stream"
+    subject, account = one[kind]["subject"], one[kind]["account"]
+    told = {"name": subject, "subject": _spelled(subject, keys), "account": keys[account], "type": kind}
+    if told["subject"] != subject:
+        told["local_subject"] = subject
+    return {**told, "share": True} if one.get("share") else told
+
+
+def _spelled(subject: str, keys: Mapping[str, str]) -> str:
+    """The server names accounts by their keys where a JWT makes them."""
+    return ".".join(keys.get(part, part) for part in subject.split("."))
+
+
+def _document(settings: ServerSettings) -> Document:
+    told = {
         "server_name": settings.name,
         "listen": f"{settings.host}:{settings.port}",
         "jetstream": {"store_dir": settings.store_dir},
         "ping_interval": "5s",
         "ping_max": 2,
-        "system_account": "SYS",
-        "no_auth_user": AGENT_USER,
-        "accounts": {
-            "SYS": _system(settings.system_key),
-            "REGISTRY": _registry(settings.worker_key),
-            "AGENTS": _agents(),
-        },
+        **settings.access,
     }
+    if settings.tls is not None:
+        told["tls"] = _tls(settings.tls)
+    return told
 
 
-def _system(key: str) -> dict[str, Any]:
+def _tls(tls: ServerTls) -> Document:
+    told = {"cert_file": tls.cert, "key_file": tls.key}
+    return {**told, "ca_file": tls.ca, "verify": True} if tls.ca else told
+
+
+def _system() -> Document:
     return {
-        "users": [{"nkey": key}],
         "exports": [
             {"stream": "$SYS.ACCOUNT.AGENTS.CONNECT", "accounts": ["REGISTRY"]},
             {"stream": "$SYS.ACCOUNT.AGENTS.DISCONNECT", "accounts": ["REGISTRY"]},
@@ -106,10 +155,9 @@ def _system(key: str) -> dict[str, Any]:
     }
 
 
-def _registry(key: str) -> dict[str, Any]:
+def _registry() -> Document:
     return {
         "jetstream": "enabled",
-        "users": [{"nkey": key}],
         "exports": [
             *({"service": _of_any_realm(subject), "accounts": ["AGENTS"]} for subject in (*ASKED, HELLO)),
             {"service": "$SRV.>", "response_type": "stream", "accounts": ["AGENTS"]},
@@ -125,9 +173,8 @@ def _registry(key: str) -> dict[str, Any]:
     }
 
 
-def _agents() -> dict[str, Any]:
+def _agents() -> Document:
     return {
-        "users": [{"user": AGENT_USER, "password": "", "permissions": AGENT_PERMISSIONS}],
         "exports": [
             *({"stream": _of_any_realm(subject), "accounts": ["REGISTRY"]} for subject in BEATS),
             *({"service": _of_any_realm(subject), "accounts": ["REGISTRY"]} for subject in ASKED_BACK),
@@ -139,3 +186,6 @@ def _agents() -> dict[str, Any]:
             *({"stream": {"account": "REGISTRY", "subject": _of_any_realm(subject)}} for subject in TOLD),
         ],
     }
+
+
+_ACCOUNTS = {"SYS": _system(), "REGISTRY": _registry(), "AGENTS": _agents()}

@@ -14,9 +14,10 @@ from msgspec import Struct, structs
 
 from rollcall.core.errors import Misconfigured, Unavailable
 from rollcall.core.instants import Seconds
-from rollcall.embedded.config import ServerSettings, render
-from rollcall.embedded.keys import user_key
+from rollcall.embedded.authority import Authority
+from rollcall.embedded.config import Document, ServerSettings, ServerTls, open_access, render
 from rollcall.embedded.process import die_with_parent
+from rollcall.identity.keys import Key, kept_key
 from rollcall.store.files import locked, write_whole
 
 READY_WITHIN: Seconds = 30.0
@@ -30,11 +31,11 @@ class PortTaken(Misconfigured):
 
 
 class EmbeddedServer(Struct, frozen=True):
-    """A running server. `worker_seed` signs in to the account of the workers."""
+    """A running server. `worker_seed` signs in to the account of the workers, where no authority issues users."""
 
     url: str
-    worker_seed: str
     process: subprocess.Popen[bytes]
+    worker_seed: str
 
     def __repr__(self) -> str:
         return f"EmbeddedServer({self.url!r}, pid={self.process.pid})"
@@ -47,10 +48,18 @@ class EmbeddedServer(Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def running(data_dir: Path, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[EmbeddedServer]:
+async def running(
+    data_dir: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    authority: Authority | None = None,
+    tls: ServerTls | None = None,
+) -> AsyncIterator[EmbeddedServer]:
     """The bundled server on `data_dir`, ready for connections; ended on exit, and when this process dies.
 
     `port` 0 means a free one, and the same again the next time: who was connected finds the server after a restart.
+    With an `authority` only users that it has issued may sign in.
 
     Raises:
         Misconfigured: another process uses the data dir, or the port is taken.
@@ -58,20 +67,24 @@ async def running(data_dir: Path, *, host: str = "127.0.0.1", port: int = 0) -> 
     """
     data_dir = data_dir.absolute()
     with locked(data_dir / "lock") as lock:
-        worker, system = user_key(data_dir / "worker.nk"), user_key(data_dir / "system.nk")
+        worker = kept_key(data_dir / "worker.nk")
         settings = ServerSettings(
             store_dir=str(data_dir / "jetstream"),
             host=host,
             port=port,
-            worker_key=worker.public,
-            system_key=system.public,
+            access=authority.document() if authority is not None else _open_access(data_dir, worker),
             name=f"rollcall-{data_dir.name}",
+            tls=tls,
         )
         process, url = await _start(data_dir, settings, lock)
         try:
-            yield EmbeddedServer(url, worker.seed, process)
+            yield EmbeddedServer(url, process, worker.seed)
         finally:
             await _end(process)
+
+
+def _open_access(data_dir: Path, worker: Key) -> Document:
+    return open_access(worker.public, kept_key(data_dir / "system.nk").public)
 
 
 async def _start(data_dir: Path, settings: ServerSettings, lock: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
@@ -88,7 +101,7 @@ async def _start(data_dir: Path, settings: ServerSettings, lock: IO[bytes]) -> t
 
 async def _try(data_dir: Path, settings: ServerSettings, lock: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
     config = data_dir / "nats-server.conf"
-    write_whole(config, render(settings).encode())
+    write_whole(config, render(settings).encode(), mode=0o600)
     (data_dir / LOG).unlink(missing_ok=True)
     process = _spawn(config, data_dir, lock)
     try:

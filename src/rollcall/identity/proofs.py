@@ -4,6 +4,7 @@ A registration says the whole record. An update says what it changed; the rest h
 a history is followed change by change, as far back as it goes.
 """
 
+import contextlib
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ from rollcall.bus.subjects import names
 from rollcall.core import codec
 from rollcall.core.commands import NKEY
 from rollcall.core.errors import RollcallError
+from rollcall.core.instants import instant
 from rollcall.core.patch import patched
 from rollcall.core.records import ENDINGS, Change, ChangeKind, Profile, Record, Signature
 from rollcall.core.senders import Sender, read_sender
@@ -70,6 +72,22 @@ def proofs(changes: Iterable[Change], operators: frozenset[str] = frozenset()) -
         found.append(proof(change, before, operators))
         before = None if change.kind in ENDINGS else change.record
     return found
+
+
+def as_it_stands(record: Record, revision: int, operators: frozenset[str] = frozenset()) -> Proof:
+    """What a record proves by itself, whatever was before it."""
+    kind = ChangeKind.REGISTERED
+    if record.signature is not None:
+        with contextlib.suppress(RollcallError):
+            sender = read_sender(record.signature.sender)
+            kind = ChangeKind.UPDATED if sender is not None and ".update." in sender.sub else kind
+    at = instant(record.updated_at)
+    return proof(Change(kind=kind, record=_record(record), revision=revision, epoch="", at=at), None, operators)
+
+
+def _record(record: Record) -> Record:
+    """Without what an entry adds."""
+    return Record(**{name: getattr(record, name) for name in Record.__struct_fields__})
 
 
 def proof(change: Change, before: Record | None, operators: frozenset[str] = frozenset()) -> Proof:
@@ -139,7 +157,7 @@ def _verb(sender: Sender, record: Record) -> str:
 def _said_whole(record: Record, payload: bytes, sender: Sender, operators: frozenset[str]) -> None:
     said = codec.decode_profile(payload)
     if sender.user not in operators and record.owner != NKEY + sender.user:
-        raise _False(f"{sender.user} signed it, and it belongs to {record.owner!r}")
+        raise _False(f"{sender.user}, no known operator, signed it, and it belongs to {record.owner!r}")
     owner = record.owner if sender.user not in operators or not said.owner else said.owner
     wanted = replace(said, id=record.id, role=record.role, owner=owner)
     if codec.encode(wanted) != codec.encode(_profile(record)):

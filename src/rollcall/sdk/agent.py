@@ -10,7 +10,7 @@ from msgspec import structs
 
 from rollcall.bus.subjects import key
 from rollcall.core.commands import Mode
-from rollcall.core.errors import Conflict, NotFound, RollcallError, Unavailable, Waits
+from rollcall.core.errors import Conflict, Denied, NotFound, RollcallError, Unavailable, Waits
 from rollcall.core.instants import Seconds
 from rollcall.core.records import Entry, Health, Profile
 from rollcall.identity.signing import SenderSigner
@@ -87,6 +87,8 @@ class Agent:
         """The entry as the registry answered last; None before the first answer."""
         self.superseded = asyncio.Event()
         self.beating: Beating | None = None
+        self.denied: Denied | None = None
+        """Why the bus refuses this agent's signs of life, if it does."""
 
     @property
     def id(self) -> str:
@@ -210,6 +212,7 @@ class Agent:
             interval=entry.beat_interval,
             forgotten=lambda: self._again(0.0),
             superseded=self._fall_silent,
+            denied=self._on_denied,
             signer=self._signer,
         )
 
@@ -247,6 +250,11 @@ class Agent:
         self._task = asyncio.create_task(
             self._announce_until_heard(delay), name=f"register {self.role} {self.id} again"
         )
+
+    def _on_denied(self, error: Denied) -> None:
+        if self.denied is None:
+            log.warning("the bus refuses the beats of this agent", role=self.role, id=self.id, why=error.message)
+        self.denied = error
 
     def _fall_silent(self) -> None:
         if not self.superseded.is_set():

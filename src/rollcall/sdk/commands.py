@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import subscribe_all
+from rollcall.bus.connection import subscribe_all, why_closed
 from rollcall.bus.denials import Denials
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec, limits
@@ -166,14 +166,18 @@ class Commands:
             await self._client.publish(subject, command.body, reply=f"{self._inbox}.{name}", headers=headers)
         except NatsError as error:
             del self._waiting[name]
+            closed = why_closed(self._client)
+            if closed is not None:
+                raise closed from error
             raise Unavailable(f"the bus does not take commands now: {error}; try again") from error
         return flying
 
-    def _on_denied(self, subject: str, error: Denied) -> None:
+    def _on_denied(self, subject: str, error: Denied) -> bool:
         """The bus refused something that this connection published."""
-        for flying in list(self._waiting.values()):
-            if flying.subject == subject and not flying.future.done():
-                flying.future.set_exception(error)
+        refused = [one for one in self._waiting.values() if one.subject == subject and not one.future.done()]
+        for flying in refused:
+            flying.future.set_exception(error)
+        return bool(refused)
 
     async def _on_outcome(self, message: Msg) -> None:
         headers = message.headers or {}

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 from msgspec import Struct
 
@@ -14,6 +14,14 @@ from rollcall.identity.keys import Key, default_keyring, key_of, load_jwt, load_
 
 KeyLike: TypeAlias = Key | Path | str
 """A key, the path of its file, its name among the keys of this user, or a seed."""
+
+
+class SigningIn(TypedDict, total=False):
+    """How a program says it wants to sign in; see `login`."""
+
+    key: KeyLike | None
+    credentials: Path | str | None
+    tls: Tls | None
 
 
 class Login(Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from rollcall.bus.connection import connected, request
 from rollcall.bus.denials import Denials
 from rollcall.bus.subjects import Subjects, token
 from rollcall.core import codec
-from rollcall.core.errors import RollcallError, Unavailable
+from rollcall.core.errors import Denied, RollcallError, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.liveness import STUCK_AFTER
 from rollcall.core.records import Health
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 class Beating(Struct):
-    """One agent that beats. `forgotten` and `superseded` are called in the loop of the program."""
+    """One agent that beats. `forgotten`, `superseded` and `denied` are called in the loop of the program."""
 
     key: str
     id: str
@@ -52,6 +52,7 @@ class Beating(Struct):
     interval: Seconds | None
     forgotten: Callable[[], None]
     superseded: Callable[[], None]
+    denied: Callable[[Denied], None]
     signer: SenderSigner | None = None
     health: Health | None = None
     due: Seconds = 0.0
@@ -81,6 +82,8 @@ class Pulse:
         self._turning: asyncio.Task[None] | None = None
         self._turned_at: Seconds = 0.0
         self._client: Client | None = None
+        self._denials = Denials()
+        self._denials.told.append(self._on_denied)
         self._changed: asyncio.Event | None = None
         self._stopping = False
 
@@ -162,7 +165,7 @@ class Pulse:
                     credentials=self._who.credentials,
                     inbox=self._who.inbox,
                     tls=self._who.tls,
-                    denials=Denials(),
+                    denials=self._denials,
                     on_reconnect=self._on_reconnect,
                 ) as self._client:
                     for agent in self._agents.values():
@@ -192,6 +195,18 @@ class Pulse:
         if agent.ping is not None and self._client is not None and not self._client.is_closed:
             with contextlib.suppress(NatsError):
                 await agent.ping.unsubscribe()
+
+    def _on_denied(self, subject: str, error: Denied) -> bool:
+        """The bus refused a sign of life: the agent is told."""
+        refused = [
+            agent
+            for agent in self._agents.values()
+            if subject in (self._subjects.heartbeat(agent.key).lower(), self._subjects.hello(agent.key).lower())
+        ]
+        for agent in refused:
+            if self._program is not None:
+                self._program.call_soon_threadsafe(agent.denied, error)
+        return bool(refused)
 
     def _wake(self) -> None:
         if self._changed is not None:

@@ -18,13 +18,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import FIRST_CONNECT, Tls, barrier, connected, request, without_password
+from rollcall.bus.connection import FIRST_CONNECT, Tls, barrier, connected, request, why_closed, without_password
 from rollcall.bus.denials import Denials
 from rollcall.bus.presence import own_account
 from rollcall.bus.subjects import Subjects, key, token
 from rollcall.core import codec, limits
 from rollcall.core.commands import NKEY, Mode
-from rollcall.core.errors import RollcallError, TooLarge, Unavailable
+from rollcall.core.errors import Denied, RollcallError, TooLarge, Unavailable
 from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.names import checked_name
 from rollcall.core.query import By
@@ -177,6 +177,8 @@ class Registry:
         self.host = token(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"[:64])
         """By this token one beat of this process counts for all its agents."""
         self._pulse = Pulse(url, subjects, host=self.host, who=who)
+        self._refused: dict[str, Denied] = {}
+        denials.told.append(self._on_denied)
         self._open: set[Watch] = set()
         self._agents: set[Agent] = set()
 
@@ -347,12 +349,19 @@ class Registry:
         return self._signer.public if self._signer is not None else ""
 
     async def heartbeat(self, role: str, id: str, *, incarnation: int = 0, health: Health | None = None) -> None:
-        """One sign of life for an agent. There is no answer; an unknown agent's beat changes nothing."""
+        """One sign of life for an agent. There is no answer; an unknown agent's beat changes nothing.
+
+        Raises:
+            Denied: the bus refused the one before: its user may not beat for this agent.
+        """
         said = structs.asdict(health) if health is not None else {}
         body = {name: value for name, value in said.items() if value not in (None, "", {})}
         if incarnation:
             body["incarnation"] = incarnation
         subject, payload = self._subjects.heartbeat(checked_key(role, id)), codec.encode(body) if body else b""
+        refused = self._refused.pop(subject.lower(), None)
+        if refused is not None:
+            raise refused
         await self._client.publish(subject, payload, headers=self._signed(subject, payload))
 
     async def discover(self, role: str, *, timeout: Seconds = TIMEOUT, **asked: Any) -> Page:
@@ -562,6 +571,13 @@ class Registry:
         # One worker may stand still; the next question probably reaches another.
         return await self._ask_once(subject, body, timeout - ANOTHER_AFTER)
 
+    def _on_denied(self, subject: str, error: Denied) -> bool:
+        """The bus refused a beat: whoever sends the next one is told."""
+        beat = subject.startswith(self._subjects.heartbeat("").lower())
+        if beat:
+            self._refused[subject] = error
+        return beat
+
     def _signed(self, subject: str, payload: bytes) -> dict[str, str] | None:
         """The headers of a message that is about to be sent."""
         return {h.SENDER: self._signer.sign(subject, payload, now_ms())} if self._signer is not None else None
@@ -575,6 +591,9 @@ class Registry:
                 f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"
             ) from error
         except (TimeoutError, nats.errors.Error) as error:
+            closed = why_closed(self._client)
+            if closed is not None:
+                raise closed from error
             raise _Silence(
                 f"nobody answered {subject} within {timeout:g} s ({type(error).__name__}); "
                 "that says nothing about the agents"

@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from rollcall.bus.connection import FIRST_CONNECT
 from rollcall.core.commands import Mode
@@ -20,6 +20,7 @@ from rollcall.core.records import Change, Entry, Health
 from rollcall.sdk import registry as asynchronous
 from rollcall.sdk.agent import Agent
 from rollcall.sdk.answers import Page
+from rollcall.sdk.login import SigningIn
 from rollcall.sdk.watch import Position, Watch
 
 T = TypeVar("T")
@@ -27,12 +28,16 @@ T = TypeVar("T")
 
 @contextmanager
 def connect(
-    url: str | None = None, *, realm: str | None = None, timeout: Seconds = FIRST_CONNECT
+    url: str | None = None,
+    *,
+    realm: str | None = None,
+    timeout: Seconds = FIRST_CONNECT,
+    **signing_in: Unpack[SigningIn],
 ) -> "Iterator[SyncRegistry]":
     """The registry for a ``with`` block; see `rollcall.connect`. Its loop runs in a thread of its own."""
     with _loop() as loop:
         runner = Runner(loop)
-        with runner.entered(asynchronous.connect(url, realm=realm, timeout=timeout)) as registry:
+        with runner.entered(asynchronous.connect(url, realm=realm, timeout=timeout, **signing_in)) as registry:
             yield SyncRegistry(registry, runner)
 
 

@@ -47,9 +47,10 @@ class Gazette:
         await subscribe_all(self._client, self._subject, self._on_nonces)
 
     async def run(self) -> None:
-        """Looks which keys are revoked, until cancelled."""
+        """Looks which keys are revoked and who the operators are, until cancelled."""
         while True:
             try:
+                self._identity.look()
                 await self._put_together({})
             except (RollcallError, ValueError) as error:
                 log.debug("revoked keys cannot be read now", error=str(error))

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -20,6 +22,8 @@ from rollcall.identity.signing import check_signature
 from rollcall.worker.clock import Clock
 
 Mode = Literal["off", "optional", "required"]
+
+log = structlog.get_logger(__name__)
 
 
 class Rule(Struct, frozen=True):
@@ -41,11 +45,12 @@ class IdentitySettings(Struct, frozen=True, kw_only=True):
     """What signatures count for. `off`: they are not looked at; `required`: no command happens without one.
 
     `operators` are the public keys of those who may act on agents of other owners; once there are any, only they may
-    ask for what operators do.
+    ask for what operators do. More of them may stand in `operators_file`, one on a line, which is read again and again.
     """
 
     signatures: Mode = "optional"
     operators: frozenset[str] = frozenset()
+    operators_file: Path | None = None
     visibility: tuple[Rule, ...] = ()
 
 
@@ -73,6 +78,8 @@ class Identity:
         self._nonces = Nonces()
         self._used: list[Used] = []
         self.revoked: frozenset[str] = frozenset()
+        self._operators = settings.operators
+        self.look()
 
     def signed(self, command: Asked, stored: Stored) -> Asked:
         """The command, with who signed it.
@@ -142,13 +149,29 @@ class Identity:
         """
         return self.sender(subject, headers, payload) == record.owner.removeprefix(NKEY)
 
+    def look(self) -> None:
+        """Reads again who the operators are; a file that cannot be read leaves those who were known."""
+        if self._settings.operators_file is None:
+            return
+        try:
+            named = self._settings.operators_file.read_text().split()
+        except OSError as error:
+            log.warning("the file of operators cannot be read; those who were known stay", error=str(error))
+            return
+        self._operators = self._settings.operators | frozenset(named)
+
+    @property
+    def operators(self) -> list[str]:
+        """The public keys of the operators."""
+        return sorted(self._operators)
+
     def may_operate(self, key: str) -> bool:
         """Whether a key may ask for what operators do: any may, signed or not, while there are no operators."""
-        return not self._settings.operators or self.operates(key)
+        return not self._operators or self.operates(key)
 
     def operates(self, key: str) -> bool:
         """Whether a key is an operator's."""
-        return key in self._settings.operators
+        return key in self._operators
 
     def on_fold(self, change: Change) -> None:
         """The roll tells what was signed, too: a worker that leads later knows those nonces."""

@@ -296,6 +296,8 @@ class Worker:
             "healed": self._roster.healings[-1] if self._roster.healings else None,
             "guard": self._guarding(),
             "connection_evidence": self._witness.evidence,
+            "signatures": self._settings.identity.signatures,
+            "operators": self._identity.operators,
             "agents": len(self._roster),
             "liveness": dict(sorted(liveness.items())),
             "roles": {name: len(role.members) for name, role in sorted(self._roster.roles.items()) if role.members},

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-import rollcall
 from rollcall import Entry, Health, Mode
 from rollcall.core import codec
 from rollcall.core.errors import Invalid
-from rollcall.faces.cli.common import Json, Nats, Realm, bus, out, pairs, print_json, run, values
+from rollcall.faces.cli.access import bus, connects, joined
+from rollcall.faces.cli.common import Json, Nats, Realm, out, pairs, print_json, run, values
 from rollcall.faces.cli.supervise import attend, supervise
 
 app = typer.Typer()
@@ -81,6 +81,7 @@ def _show(what: str, entry: Entry, as_json: bool) -> None:
 
 
 @app.command()
+@connects()
 def register(
     role: Role,
     id: Id,
@@ -109,7 +110,7 @@ def register(
         said = _said(name, capability, endpoint, label, metadata, pointer, ttl, address, description, version)
         if registered_by:
             said["registered_by"] = registered_by
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             entry = await registry.register(role, id, mode=mode, **said)
         _show("registered", entry, json)
 
@@ -117,6 +118,7 @@ def register(
 
 
 @app.command()
+@connects()
 def heartbeat(
     role: Role,
     id: Id,
@@ -137,13 +139,14 @@ def heartbeat(
                 f"{', '.join(sorted(unknown))}: no such health; there is {', '.join(Health.__struct_fields__)}"
             )
         felt = codec.decode(codec.encode(said), Health) if health else None
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             await registry.heartbeat(role, id, health=felt)
 
     run(main())
 
 
 @app.command()
+@connects()
 def update(
     role: Role,
     id: Id,
@@ -159,7 +162,7 @@ def update(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             entry = await registry.update(role, id, values("set", set_), expected=expected)
         _show("updated", entry, json)
 
@@ -167,6 +170,7 @@ def update(
 
 
 @app.command()
+@connects()
 def deregister(
     role: Role,
     id: Id,
@@ -181,7 +185,7 @@ def deregister(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             entry = await registry.deregister(role, id, reason=reason)
         _show("deregistered", entry, json)
 
@@ -189,6 +193,7 @@ def deregister(
 
 
 @app.command(name="run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@connects()
 def run_command(
     context: typer.Context,
     role: Role,
@@ -232,7 +237,7 @@ def run_command(
         code.add_done_callback(lambda _: ended.set())
         try:
             async with vers_report():
-                await attend(bus(nats), realm, role, agent_id, said, ended)
+                await attend(lambda: joined(nats, realm, timeout=1.0), role, agent_id, said, ended)
         finally:
             await asyncio.wait((code,))
         return code.result()

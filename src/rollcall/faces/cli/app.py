@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rollcall.core.errors import RollcallError
-from rollcall.faces.cli import agents, ask, demo, doctor, files, http, operate, serve
+from rollcall.faces.cli import agents, ask, creds, demo, doctor, files, http, keys, operate, serve, verify
 from rollcall.faces.cli.common import fail, set_up_logs
 
 app = typer.Typer(
@@ -19,9 +19,12 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, http, demo, agents, ask, doctor, operate, files):
+for part in (serve, http, demo, agents, ask, doctor, operate, files, verify):
     app.registered_commands += part.app.registered_commands
 app.add_typer(operate.guard, name="guard")
+app.add_typer(keys.keys, name="keys")
+app.add_typer(creds.creds, name="creds")
+app.add_typer(creds.certs, name="certs")
 
 
 def _show_version(wanted: bool) -> None:

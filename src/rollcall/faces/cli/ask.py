@@ -9,7 +9,8 @@ from rich.text import Text
 
 import rollcall
 from rollcall import Position, Watch
-from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, pairs, print_json, run
+from rollcall.faces.cli.access import connects, joined
+from rollcall.faces.cli.common import NO, Json, Nats, Realm, err, out, pairs, print_json, run
 from rollcall.faces.cli.show import agents_table, change_line, changes_table, entry_table
 
 app = typer.Typer()
@@ -23,6 +24,7 @@ Include = Annotated[list[str], typer.Option("--include", help="suspect, stuck, l
 
 
 @app.command()
+@connects()
 def ls(
     role: Annotated[str | None, typer.Argument(help="Only this role.")] = None,
     nats: Nats = None,
@@ -35,7 +37,7 @@ def ls(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             everybody: dict[str, Any] = {"include": ["all"], "status": ["all"]}
             page = await (registry.discover(role, **everybody) if role else registry.list(**everybody))
         if json:
@@ -49,6 +51,7 @@ def ls(
 
 
 @app.command()
+@connects()
 def discover(
     role: Annotated[str, typer.Argument(help="Which role is wanted.")],
     capability: Capability = [],
@@ -79,7 +82,7 @@ def discover(
             asked |= {"pick": pick, "by": by}
         if limit is not None:
             asked["limit"] = limit
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             page = await registry.discover(role, **asked)
         if json:
             print_json(page)
@@ -104,6 +107,7 @@ def _show_found(role: str, page: rollcall.Page) -> None:
 
 
 @app.command()
+@connects()
 def get(
     id: Annotated[str, typer.Argument(help="The agent's id.")],
     nats: Nats = None,
@@ -116,7 +120,7 @@ def get(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             entry = await registry.get(id)
         if json:
             print_json(entry)
@@ -127,6 +131,7 @@ def get(
 
 
 @app.command()
+@connects()
 def history(
     id: Annotated[str, typer.Argument(help="The agent's id; it may be gone.")],
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The newest so many.")] = 100,
@@ -140,7 +145,7 @@ def history(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             told = await registry.story(id, limit=limit)
         if json:
             print_json({"changes": told.changes, "refusals": told.refusals})
@@ -157,6 +162,7 @@ def history(
 
 
 @app.command()
+@connects()
 def since(
     revision: Annotated[int, typer.Argument(min=0, help="Changes after this revision.")],
     epoch: Annotated[str, typer.Option("--epoch", help="Of which roll; default the present one.")] = "",
@@ -171,7 +177,7 @@ def since(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             which = epoch or (await registry.info())["epoch"]
             answer = await registry.since(Position(which, revision), role=role)
         if json:
@@ -188,6 +194,7 @@ def since(
 
 
 @app.command()
+@connects()
 def watch(
     role: Annotated[str | None, typer.Argument(help="Only this role.")] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many changes.")] = None,
@@ -201,7 +208,7 @@ def watch(
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry, registry.watch(role) as changes:
+        async with joined(nats, realm) as registry, registry.watch(role) as changes:
             if not json:
                 err.print(f"[dim]watching {role or 'every role'} from revision {changes.position.revision}[/]")
             told = 0
@@ -230,11 +237,12 @@ async def _tell_reasons(changes: Watch) -> None:
 
 
 @app.command()
+@connects()
 def info(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """Show the state of the registry, as one worker sees it."""
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             told = await registry.info()
         if json:
             print_json(told)

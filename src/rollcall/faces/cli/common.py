@@ -45,7 +45,6 @@ from rollcall.core.errors import (
     Unavailable,
     Waits,
 )
-from rollcall.faces.cli.settings import default_data_dir
 from rollcall.store.files import write_whole
 
 if sys.platform != "win32":
@@ -78,21 +77,6 @@ Nats = Annotated[
 ]
 Realm = Annotated[str, typer.Option("--realm", envvar="ROLLCALL_REALM", help="The registry on that bus.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-
-
-def bus(nats: str | None) -> str:
-    """The address of the bus: what was given, or where the local `up` serves, or the usual port."""
-    if nats:
-        return nats
-    data_dir = os.environ.get("ROLLCALL_DATA_DIR")
-    with suppress(OSError, ValueError, KeyError):
-        return str(json.loads(address_file(Path(data_dir) if data_dir else default_data_dir()).read_text())["nats"])
-    return "nats://127.0.0.1:4222"
-
-
-def address_file(data_dir: Path) -> Path:
-    """Where `rollcall up` leaves its address for commands on the same machine."""
-    return data_dir / "address.json"
 
 
 def run(main: Coroutine[Any, Any, T], *, endless: bool = False) -> T:
@@ -182,6 +166,7 @@ def set_up_logs(level: int, *, as_noa: bool = False) -> None:
         render = structlog.processors.JSONRenderer()
     else:
         render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    logging.getLogger("asyncio").addFilter(_HARMLESS)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -194,6 +179,13 @@ def set_up_logs(level: int, *, as_noa: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+class _Harmless(logging.Filter):
+    """Leaves out what asyncio says at the end of every connection with TLS."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("returning true from eof_received")
 
 
 def _printable(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -234,5 +226,7 @@ def _json_or_text(text: str) -> Any:  # Any: whatever JSON can hold
     except ValueError:
         return text
 
+
+_HARMLESS = _Harmless()
 
 LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -4,15 +4,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-import rollcall
 from rollcall import Registry
-from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, out, print_json, run
+from rollcall.faces.cli.access import connects, joined
+from rollcall.faces.cli.common import NO, Json, Nats, Realm, out, print_json, run
 from rollcall.sdk.diagnosis import Finding, Verdict, diagnose
 
 app = typer.Typer()
 
 
 @app.command()
+@connects()
 def doctor(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """Check every part as an agent would use it, from the server to the guard; say how to mend what is wrong.
 
@@ -20,7 +21,7 @@ def doctor(nats: Nats = None, realm: Realm = "default", json: Json = False) -> N
     """
 
     async def main() -> int:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             findings = await _examine(registry, json)
         if json:
             print_json({"findings": findings})

@@ -14,7 +14,8 @@ import rollcall
 from rollcall import Entry, Invalid, Registry, RollcallError
 from rollcall.core import codec
 from rollcall.core.records import Profile
-from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, print_json, run
+from rollcall.faces.cli.access import connects, joined
+from rollcall.faces.cli.common import NO, Json, Nats, Realm, err, out, print_json, run
 from rollcall.faces.files import noa_csv, vers_json
 from rollcall.store.files import write_whole
 
@@ -26,6 +27,7 @@ SHOWN = 20
 
 
 @app.command(name="import")
+@connects()
 def import_(
     file: Annotated[Path, typer.Argument(help="agents.csv of NOA, or registry.json of Vers.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")] = False,
@@ -42,7 +44,7 @@ def import_(
 
     async def main() -> dict[str, Any]:
         agents, told = _read(file, name or file.stem, built_in)
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             return {**told, **await _register(registry, agents, dry_run=dry_run, quiet=json)}
 
     told = run(main())
@@ -133,6 +135,7 @@ def _remarks_table(remarks: Sequence[noa_csv.Remark]) -> Table:
 
 
 @app.command()
+@connects()
 def export(
     file: Annotated[Path | None, typer.Argument(help="Where to; default: the screen.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="A directory as NOA has it.")] = False,
@@ -149,7 +152,7 @@ def export(
         raise typer.BadParameter("--csv, --vers and --json are three forms; choose one")
 
     async def main() -> str:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             found = sorted(await registry.list(exact=True), key=lambda entry: entry.registered_seq)
         if csv:
             return noa_csv.write(found)

@@ -1,6 +1,7 @@
 """The HTTP face as a command, and what `up` needs of it."""
 
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,10 +13,13 @@ from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollcall.core.errors import Misconfigured
-from rollcall.faces.cli.common import LOG_LEVELS, Nats, Realm, announced, bus, err, forever, run, set_up_logs
+from rollcall.faces.cli.access import bus, connects, signing_in
+from rollcall.faces.cli.common import LOG_LEVELS, Nats, Realm, announced, err, forever, run, set_up_logs
 from rollcall.faces.cli.settings import from_environment
 from rollcall.faces.http.access import Scope, Token
 from rollcall.faces.http.settings import Dialect, FaceSettings, Listener, NoaSettings, VersSettings
+from rollcall.sdk.login import SigningIn
+from rollcall.store.files import make_private, write_whole
 
 app = typer.Typer()
 
@@ -126,6 +130,15 @@ def token(text: str) -> Token:
     return Token(secret, scope)
 
 
+def kept_token(data_dir: Path) -> Path:
+    """Where the token of a data dir is kept; made there on first use."""
+    path = data_dir / "http.token"
+    if not path.exists():
+        make_private(data_dir)
+        write_whole(path, secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
+    return path
+
+
 def address(text: str, dialect: Dialect = Dialect.ALL) -> Listener:
     """Where to listen: ``HOST:PORT``, ``[HOST]:PORT`` or ``PORT``.
 
@@ -168,12 +181,17 @@ def listeners(listen: list[str], dialects: list[Dialect], said: Environment) -> 
 
 @asynccontextmanager
 async def face(
-    url: str, realm: str, wanted: list[Listener], settings: FaceSettings, said: Environment
+    url: str,
+    realm: str,
+    wanted: list[Listener],
+    settings: FaceSettings,
+    said: Environment,
+    signing_in: SigningIn | None = None,
 ) -> AsyncIterator[list[Listener]]:
     """The face, listening while the block runs; says what whoever starts it should know."""
     from rollcall.faces.http.server import serving  # noqa: PLC0415  FastAPI is slow to load, and only serving needs it
 
-    async with serving(url, realm, wanted, settings) as found:
+    async with serving(url, realm, wanted, settings, signing_in) as found:
         speak = {listener.dialect for listener in found}
         if speak & {Dialect.ALL, Dialect.VERS} and not settings.vers.token and not settings.tokens:
             log.warning("VERS_AUTH_TOKEN is not set: the /registry routes are open to whoever reaches them")
@@ -183,6 +201,7 @@ async def face(
 
 
 @app.command()
+@connects()
 def http(
     nats: Nats = None,
     realm: Realm = "default",
@@ -221,7 +240,8 @@ async def _http(
     as_noa = bool(dialects) and set(dialects) <= {Dialect.NOA, Dialect.NOA_RUST}
     set_up_logs(LOG_LEVELS[level], as_noa=as_noa)
     settings = face_settings(said, tokens, origins, rate)
-    async with face(bus(nats), realm, listeners(listen, dialects, said), settings, said) as found:
+    wanted = listeners(listen, dialects, said)
+    async with face(bus(nats), realm, wanted, settings, said, signing_in(nats)) as found:
         told = [{"dialect": str(listener.dialect), "url": listener.url} for listener in found]
         files = [ready_file] if ready_file is not None else []
         async with announced({"http": found[0].url, "listeners": told, "pid": os.getpid()}, files):

@@ -9,11 +9,11 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
-import rollcall
 from rollcall import Entry, Registry
 from rollcall.core.instants import Seconds, instant
 from rollcall.core.records import BEATING
-from rollcall.faces.cli.common import NO, Json, Nats, Realm, bus, err, out, print_json, run
+from rollcall.faces.cli.access import connects, joined
+from rollcall.faces.cli.common import NO, Json, Nats, Realm, err, out, print_json, run
 from rollcall.faces.cli.show import pending_table
 
 app = typer.Typer()
@@ -25,6 +25,7 @@ AFTER_WINDOW: Seconds = 1.0
 
 
 @app.command()
+@connects()
 def call(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """Call the roll: every agent announces itself again. Exit code 1 when somebody stays silent.
 
@@ -32,7 +33,7 @@ def call(nats: Nats = None, realm: Realm = "default", json: Json = False) -> Non
     """
 
     async def main() -> int:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             since = instant((await registry.info())["time"])
             called = await registry.call_roll()
             await _wait(called["window"] + AFTER_WINDOW, quiet=json)
@@ -68,11 +69,12 @@ async def _roll(registry: Registry, since: int) -> tuple[list[Entry], list[Entry
 
 
 @app.command()
+@connects()
 def pending(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """Show which commands wait for an approval, or for a slow policy."""
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             told = await registry.pending()
         if json:
             print_json({"pending": told})
@@ -85,6 +87,7 @@ def pending(nats: Nats = None, realm: Realm = "default", json: Json = False) -> 
 
 
 @app.command()
+@connects()
 def approve(id: PendingId, nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """Let the command happen that waits longest for an agent.
 
@@ -94,6 +97,7 @@ def approve(id: PendingId, nats: Nats = None, realm: Realm = "default", json: Js
 
 
 @app.command()
+@connects()
 def deny(
     id: PendingId,
     reason: Annotated[str, typer.Option("--reason", help="Why, for the agent and for its history.")] = "",
@@ -111,7 +115,7 @@ def deny(
 def _settle(id: str, reason: str, approved: bool, nats: str | None, realm: str, as_json: bool) -> None:
     async def main() -> None:
         by = getpass.getuser()
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             told = await (registry.approve(id, by=by) if approved else registry.deny(id, reason=reason, by=by))
         if as_json:
             print_json(told)
@@ -123,6 +127,7 @@ def _settle(id: str, reason: str, approved: bool, nats: str | None, realm: str, 
 
 
 @guard.command()
+@connects()
 def release(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """End the guard now: whoever it holds is lost, unless it beats.
 
@@ -130,7 +135,7 @@ def release(nats: Nats = None, realm: Realm = "default", json: Json = False) -> 
     """
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             told = await registry.release_guard()
         if json:
             print_json(told)
@@ -143,11 +148,12 @@ def release(nats: Nats = None, realm: Realm = "default", json: Json = False) -> 
 
 
 @guard.command()
+@connects()
 def show(nats: Nats = None, realm: Realm = "default", json: Json = False) -> None:
     """Show whether the guard holds anybody, and why."""
 
     async def main() -> None:
-        async with rollcall.connect(bus(nats), realm=realm) as registry:
+        async with joined(nats, realm) as registry:
             told = (await registry.info())["guard"]
         if json:
             print_json({"guard": told})

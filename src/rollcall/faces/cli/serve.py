@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
-from rollcall.bus.connection import without_password
-from rollcall.core.errors import Unavailable
-from rollcall.embedded import running
-from rollcall.faces.cli.common import LOG_LEVELS, Realm, address_file, announced, err, forever, run, set_up_logs
-from rollcall.faces.cli.http import DEFAULT_LISTEN, Environment, address, face_settings
+from rollcall.bus.connection import Tls, without_password
+from rollcall.core.errors import Misconfigured, Unavailable
+from rollcall.embedded import Authority, ServerTls, running
+from rollcall.embedded.authority import HTTP_USER, OPERATOR_USER
+from rollcall.faces.cli.access import access, address_file, connects
+from rollcall.faces.cli.common import LOG_LEVELS, Realm, announced, err, forever, run, set_up_logs
+from rollcall.faces.cli.http import DEFAULT_LISTEN, Environment, address, face_settings, kept_token
 from rollcall.faces.cli.http import face as serving_face
 from rollcall.faces.cli.settings import default_data_dir, from_environment, seed, worker_settings
 from rollcall.faces.http.access import Token
-from rollcall.faces.http.settings import Listener, check_address
+from rollcall.faces.http.settings import Listener, check_address, is_loopback
+from rollcall.sdk.login import SigningIn
 from rollcall.store.files import InUse
 from rollcall.worker import Worker, serving
 
@@ -35,7 +39,42 @@ LogLevel = Annotated[str, typer.Option("--log-level", envvar="ROLLCALL_LOG_LEVEL
 WORKER_KEY = "worker.nk"
 
 
+class Bundled(Struct, frozen=True):
+    """How the bundled server listens, and whom it lets in."""
+
+    host: str
+    port: int
+    authority: Authority | None
+    tls: ServerTls | None
+
+    def check(self) -> None:
+        """Says no to a server that everybody can reach and nobody guards.
+
+        Raises:
+            Misconfigured: it is one.
+        """
+        if self.authority is None and not is_loopback(self.host):
+            raise Misconfigured(
+                f"{self.host} can be reached from elsewhere, and whoever reaches it could be any agent: add --auth and "
+                "issue users with `rollcall creds`, or listen on 127.0.0.1, or use a server of your own with --nats"
+            )
+
+
+def _server_tls(verify: bool) -> ServerTls | None:
+    """The certificate of the bundled server, as the options name it."""
+    said = access()
+    if said.tls_cert is None or said.tls_key is None:
+        if said.tls_cert or said.tls_key or verify:
+            raise typer.BadParameter("TLS needs --tls-cert and --tls-key; `rollcall certs dev` makes some to try")
+        return None
+    if verify and not said.tls_ca:
+        raise typer.BadParameter("--tls-verify needs --tls-ca, the authority of the clients")
+    cert, key, ca = (str(Path(one).absolute()) if one else "" for one in (said.tls_cert, said.tls_key, said.tls_ca))
+    return ServerTls(cert, key, ca if verify else "")
+
+
 @app.command()
+@connects("key", "credentials")
 def up(
     realm: Realm = "default",
     data_dir: DataDir = None,
@@ -59,19 +98,35 @@ def up(
     tokens: Annotated[
         list[str], typer.Option("--http-token", "--token", metavar="[SCOPE:]TOKEN", help="See rollcall http.")
     ] = [],
+    auth: Annotated[bool, typer.Option("--auth", help="Let in only users that `rollcall creds` has issued.")] = False,
+    tls_verify: Annotated[
+        bool, typer.Option("--tls-verify", help="Let in only clients with a certificate of --tls-ca.")
+    ] = False,
     log_level: LogLevel = "info",
 ) -> None:
     """Start the registry: a NATS server, a worker and its HTTP face, until Ctrl-C.
+
+    With --tls-cert and --tls-key the bundled server speaks TLS; --tls-ca is whom its own clients trust.
 
     Example: rollcall up --nats-port 0 --ready-file ready.json
     """
     _logs(log_level)
     _tune_interpreter()
     place = data_dir or default_data_dir()
-    run(_up(realm, place, nats, nats_port, listen, ready_file, http, tokens), endless=True)
+    face = _face(http, tokens, place if auth else None)
+    if nats is not None:
+        if auth or tls_verify:
+            raise typer.BadParameter(
+                "--auth and --tls-verify are for the bundled server; --nats is a server of its own"
+            )
+        run(_up_beside(realm, place, nats, ready_file, face), endless=True)
+        return
+    bundled = Bundled(listen, nats_port, Authority(place) if auth else None, _server_tls(tls_verify))
+    run(_up(realm, place, bundled, ready_file, face), endless=True)
 
 
 @app.command()
+@connects("key")
 def worker(
     nats: Annotated[str, typer.Option("--nats", envvar="ROLLCALL_NATS", metavar="URL", help="The bus.")],
     realm: Realm = "default",
@@ -111,59 +166,103 @@ def _logs(level: str) -> None:
     set_up_logs(LOG_LEVELS[level])
 
 
-async def _up(
-    realm: str,
-    place: Path,
-    nats: str | None,
-    port: int,
-    host: str,
-    ready_file: Path | None,
-    http: str,
-    tokens: list[str],
-) -> None:
-    snapshot = place / "snapshots" / f"{realm}.db"
-    name = f"{socket.gethostname()}-up"
-    # Whatever is wrong with it is said before anything is started.
-    face = _face(http, tokens)
-    if nats is not None:
-        settings = worker_settings(url=nats, realm=realm, name=name, snapshot=snapshot, nkey_seed=_seed(None, place))
-        async with serving(settings), face(nats, realm) as told, announced(told, _files(place, ready_file)):
-            _say_where(told, realm, place)
-            await forever()
-    async with running(place, host=host, port=port) as server:
+async def _up_beside(realm: str, place: Path, nats: str, ready_file: Path | None, face: "Serve") -> None:
+    """A worker and its HTTP face on a server that is there already."""
+    settings = worker_settings(
+        url=nats,
+        realm=realm,
+        name=f"{socket.gethostname()}-up",
+        snapshot=_snapshot(place, realm),
+        nkey_seed=_seed(None, place),
+        tls=access().tls,
+    )
+    signing_in: SigningIn = {"tls": access().tls}
+    async with serving(settings), face(nats, realm, signing_in) as told, announced(told, _files(place, ready_file)):
+        _say_where(told, realm, place)
+        await forever()
+
+
+async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None, face: "Serve") -> None:
+    """The bundled server, a worker and its HTTP face."""
+    bundled.check()
+    authority, tls = bundled.authority, _own_tls(bundled)
+    if authority is not None:
+        authority.prepare(realm)
+    async with running(place, host=bundled.host, port=bundled.port, authority=authority, tls=bundled.tls) as server:
         settings = worker_settings(
-            url=server.url, realm=realm, name=name, snapshot=snapshot, nkey_seed=server.worker_seed
+            url=server.url,
+            realm=realm,
+            name=f"{socket.gethostname()}-up",
+            snapshot=_snapshot(place, realm),
+            nkey_seed=server.worker_seed if authority is None else "",
+            credentials=authority.worker_user if authority is not None else None,
+            tls=tls,
+            operators_file=authority.operators_file if authority is not None else None,
         )
-        async with serving(settings), face(server.url, realm) as told, announced(told, _files(place, ready_file)):
-            _say_where(told, realm, place)
+        signing_in: SigningIn = {"tls": tls}
+        local: dict[str, object] = {"tls_ca": access().tls_ca} if tls is not None else {}
+        if authority is not None:
+            signing_in["credentials"] = authority.user(realm, HTTP_USER)
+            local["credentials"] = str(authority.user(realm, OPERATOR_USER))
+        async with (
+            serving(settings),
+            face(server.url, realm, signing_in) as told,
+            announced({**told, **local}, _files(place, ready_file)),
+        ):
+            _say_where({**told, **local}, realm, place)
             code = await server.ended()
             raise Unavailable(f"nats-server ended by itself with code {code}; read {place / 'nats-server.log'}")
+
+
+def _own_tls(bundled: Bundled) -> Tls | None:
+    """How the parts of `up` themselves come to its server."""
+    if bundled.tls is None:
+        return None
+    ca = access().tls_ca
+    shown = (Path(bundled.tls.cert), Path(bundled.tls.key)) if bundled.tls.ca else (None, None)
+    return Tls(Path(ca) if ca else None, *shown)
+
+
+def _snapshot(place: Path, realm: str) -> Path:
+    return place / "snapshots" / f"{realm}.db"
 
 
 def _say_where(told: Mapping[str, object], realm: str, place: Path) -> None:
     over = f" and {told['http']}" if "http" in told else ""
     where = without_password(str(told["nats"]))
     err.print(f"[bold green]rollcall is up[/] at {where}{over}, realm {realm}, data in {place}")
+    if "credentials" in told:
+        err.print("only users of `rollcall creds` are let in; commands on this machine sign in as its operator")
+    if "http_token" in told:
+        err.print(f"HTTP asks for the token in {told['http_token']}")
 
 
-Serve = Callable[[str, str], AbstractAsyncContextManager[dict[str, object]]]
+Serve = Callable[[str, str, SigningIn], AbstractAsyncContextManager[dict[str, object]]]
 
 
-def _face(http: str, tokens: list[str]) -> Serve:
-    """How HTTP is served beside the worker; what is told of both goes into the ready file."""
+def _face(http: str, tokens: list[str], guarded: Path | None) -> Serve:
+    """How HTTP is served beside the worker; what is told of both goes into the ready file.
+
+    Whatever is wrong with it is said before anything is started. Where the bus is `guarded`, HTTP is too: without a
+    token given one is made, and kept in the data dir.
+    """
     said = from_environment(Environment)
+    kept: dict[str, object] = {}
+    if guarded is not None and http != "off" and not tokens and not said.http_tokens:
+        path = kept_token(guarded)
+        tokens, kept = [f"@{path}"], {"http_token": str(path)}
     settings = face_settings(said, tokens, [], 0.0)
     wanted = [] if http == "off" else [address(http)]
     for listener in wanted:
         check_address(listener, settings)
 
     @asynccontextmanager
-    async def served(url: str, realm: str) -> AsyncIterator[dict[str, object]]:
-        told: dict[str, object] = {"nats": url, "pid": os.getpid()}
+    async def served(url: str, realm: str, signing_in: SigningIn) -> AsyncIterator[dict[str, object]]:
+        told: dict[str, object] = {"nats": url, "pid": os.getpid(), **kept}
         if not wanted:
             yield told
             return
-        async with serving_face(url, realm, wanted, settings, said) as found:
+        async with serving_face(url, realm, wanted, settings, said, signing_in) as found:
             yield {**told, "http": found[0].url}
 
     return served
@@ -176,7 +275,8 @@ async def _worker(
     listener = address(metrics) if metrics else None
     tokens = face_settings(from_environment(Environment), [], [], 0.0).tokens
     async with AsyncExitStack() as stack:
-        worker_ = await _first_free(stack, nats, realm, home, _seed(key, home), name, fixed=data_dir is not None)
+        own_key = "" if access().credentials else _seed(key, home)
+        worker_ = await _first_free(stack, nats, realm, home, own_key, name, fixed=data_dir is not None)
         told: dict[str, object] = {"nats": nats, "pid": os.getpid()}
         if listener is not None:
             found = await stack.enter_async_context(_measured(worker_, listener, tokens))
@@ -193,11 +293,19 @@ async def _first_free(
     stack: AsyncExitStack, nats: str, realm: str, home: Path, seed: str, name: str, *, fixed: bool
 ) -> Worker:
     """Starts a worker on the first snapshot that no other worker of this machine uses."""
-    number = 1
+    number, said = 1, access()
     while True:
         snapshot = home / ("snapshots" if fixed else f"workers/{number}") / f"{realm}.db"
         called = name or f"{socket.gethostname()}-{number}"
-        settings = worker_settings(url=nats, realm=realm, name=called, snapshot=snapshot, nkey_seed=seed)
+        settings = worker_settings(
+            url=nats,
+            realm=realm,
+            name=called,
+            snapshot=snapshot,
+            nkey_seed=seed,
+            credentials=Path(said.credentials) if said.credentials else None,
+            tls=said.tls,
+        )
         try:
             return await stack.enter_async_context(serving(settings))
         except InUse:

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import platformdirs
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rollcall.bus.connection import Tls
 from rollcall.bus.shapes import REFUSALS_AGE
 from rollcall.core import limits
 from rollcall.core.errors import Misconfigured
-from rollcall.worker import GoverningSettings, WorkerSettings
+from rollcall.identity.keys import checked_public, load_key
+from rollcall.worker import GoverningSettings, IdentitySettings, Rule, WorkerSettings
 
 _DAY = 24 * 3600.0
 _LONG = 10 * 365 * _DAY
@@ -37,6 +39,9 @@ class Tuning(BaseSettings):
     approve: str = ""
     approve_age: Annotated[float, Field(ge=1, le=REFUSALS_AGE)] = _DAY
     approve_most: PositiveInt = 1000
+    signatures: Literal["off", "optional", "required"] = "optional"
+    operators: str = ""
+    visibility: Path | None = None
     system_nats: str = ""
     system_key: Path | None = None
     system_creds: Path | None = None
@@ -59,13 +64,42 @@ def from_environment(kind: type[S]) -> S:
         raise Misconfigured(f"the environment is wrong: {wrong}") from error
 
 
-def worker_settings(*, url: str, realm: str, name: str, snapshot: Path, nkey_seed: str) -> WorkerSettings:
+class VisibilityRule(BaseModel):
+    """Who may see the agents of a role, as people write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Annotated[str, Field(min_length=1)]
+    keys: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+
+
+_visibility = TypeAdapter(list[VisibilityRule])
+
+
+def worker_settings(
+    *,
+    url: str,
+    realm: str,
+    name: str,
+    snapshot: Path,
+    nkey_seed: str = "",
+    credentials: Path | None = None,
+    tls: Tls | None = None,
+    operators_file: Path | None = None,
+) -> WorkerSettings:
     """What a worker is told.
 
     Raises:
         Misconfigured: a variable has no valid value, or names a file that cannot be read.
     """
     told = from_environment(Tuning).model_dump()
+    identity = IdentitySettings(
+        signatures=told.pop("signatures"),
+        operators=frozenset(checked_public(key) for key in told.pop("operators").replace(",", " ").split()),
+        operators_file=operators_file,
+        visibility=_rules(told.pop("visibility")),
+    )
     system_key = told.pop("system_key")
     governing = GoverningSettings(
         policy=told.pop("policy"),
@@ -84,22 +118,44 @@ def worker_settings(*, url: str, realm: str, name: str, snapshot: Path, nkey_see
         snapshot=snapshot,
         nkey_seed=nkey_seed,
         governing=governing,
+        identity=identity,
+        credentials=credentials,
+        tls=tls,
         system_url=told.pop("system_nats"),
         system_seed=seed(system_key) if system_key is not None else "",
         **told,
     )
 
 
+def _rules(path: Path | None) -> tuple[Rule, ...]:
+    """Who may see whom, as a file says it.
+
+    Raises:
+        Misconfigured: it cannot be read, or holds no rules.
+    """
+    if path is None:
+        return ()
+    try:
+        found = _visibility.validate_json(path.read_bytes())
+    except OSError as error:
+        raise Misconfigured(f"the visibility rules {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Misconfigured(
+            f"the visibility rules {path} are wrong at {where or 'the top'}: {first['msg']}; write them like "
+            '[{"role": "secret*", "keys": ["U..."], "roles": ["lieutenant"]}]'
+        ) from error
+    return tuple(Rule(rule.role, tuple(checked_public(key) for key in rule.keys), rule.roles) for rule in found)
+
+
 def seed(path: Path) -> str:
     """The NKEY seed in a file.
 
     Raises:
-        Misconfigured: it cannot be read.
+        Misconfigured: it cannot be read, or others may read it.
     """
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise Misconfigured(f"the key file {path} cannot be read: {error.strerror}") from error
+    return load_key(path).seed
 
 
 def default_data_dir() -> Path:

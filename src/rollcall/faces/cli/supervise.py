@@ -4,22 +4,29 @@ import asyncio
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
-import rollcall
+from rollcall import Registry
 from rollcall.core.errors import Misconfigured, Unavailable
 from rollcall.embedded.process import die_with_parent
 
 
-async def attend(url: str, realm: str, role: str, id: str, said: dict[str, Any], ended: asyncio.Event) -> None:
+async def attend(
+    joined: Callable[[], AbstractAsyncContextManager[Registry]],
+    role: str,
+    id: str,
+    said: dict[str, Any],
+    ended: asyncio.Event,
+) -> None:
     """Keeps the agent on the roll until the program has ended; waits for a bus that is away."""
     fields = dict(said)
     name = fields.pop("name")
     while not ended.is_set():
         try:
             async with (
-                rollcall.connect(url, realm=realm, timeout=1.0) as registry,
+                joined() as registry,
                 registry.agent(role, name, id=id, wait=False, **fields),
             ):
                 await ended.wait()

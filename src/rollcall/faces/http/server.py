@@ -17,6 +17,7 @@ from rollcall.faces.http.access import Token
 from rollcall.faces.http.app import Face
 from rollcall.faces.http.events import ABORT
 from rollcall.faces.http.settings import FaceSettings, Listener, check_address
+from rollcall.sdk.login import SigningIn
 
 BACKLOG = 2048
 TAKEN_WITHIN = 30_000
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def serving(
-    url: str, realm: str, listeners: Sequence[Listener], settings: FaceSettings
+    url: str, realm: str, listeners: Sequence[Listener], settings: FaceSettings, signing_in: SigningIn | None = None
 ) -> AsyncIterator[list[Listener]]:
     """The face, listening while the block runs; says where, with real ports.
 
@@ -47,7 +48,9 @@ async def serving(
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(_bound(listener)) for listener in listeners]
         registry = await stack.enter_async_context(
-            rollcall.connect(url, realm=realm, name=f"rollcall-http:{realm}:{socket.gethostname()}")
+            rollcall.connect(
+                url, realm=realm, name=f"rollcall-http:{realm}:{socket.gethostname()}", **(signing_in or {})
+            )
         )
         face = await stack.enter_async_context(Face(registry, settings).opened())
         apps = [face.app(listener.dialect) for listener in listeners]

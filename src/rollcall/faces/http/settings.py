@@ -87,7 +87,7 @@ def check_address(listener: Listener, settings: FaceSettings) -> None:
         Misconfigured: it is one.
     """
     of_vers = listener.dialect is Dialect.VERS and settings.vers.token
-    if settings.tokens or of_vers or _is_loopback(listener.host):
+    if settings.tokens or of_vers or is_loopback(listener.host):
         return
     raise Misconfigured(
         f"{listener.host} can be reached from elsewhere, and nobody would have to prove anything: give --token or "
@@ -95,7 +95,8 @@ def check_address(listener: Listener, settings: FaceSettings) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
