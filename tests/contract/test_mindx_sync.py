@@ -5,8 +5,8 @@ import re
 import stat
 
 import pytest
-
 from rollcall.faces.files.mindx import FileWallets, RegistrySyncTool
+
 from tests.contract.mindx import (
     FILE_KEYS,
     IGNORED,
