@@ -170,8 +170,9 @@ def coordinator(*agents: str | dict[str, Any], **others: Any) -> SimpleNamespace
 
 
 def syncing(home: Home, runtime: Any = None, **settings: Any) -> RegistrySyncTool:
-    """A tool as a process has it that just started; `runtime` is a coordinator or a registry."""
+    """A tool as a process has it that just started; `runtime` is a coordinator (nobody runs, if None) or a registry."""
     settings = {"root": home.root, "wallets": home.wallets(), **settings}
+    runtime = coordinator() if runtime is None else runtime
     if hasattr(runtime, "agent_registry"):
         return RegistrySyncTool(None, runtime, **settings)
     return RegistrySyncTool(None, None, registry=runtime, **settings)
