@@ -65,7 +65,7 @@ class Home:
     def entry(self, id: str) -> dict[str, Any]:
         return self.entries[id]
 
-    def edit(self, id: str, **fields: Any) -> None:
+    def edit(self, id: str, /, **fields: Any) -> None:
         """Somebody changes fields of an entry by hand; an id that is not there is added."""
         content = self.read()
         content["registered_agents"].setdefault(id, {"id": id}).update(fields)
@@ -234,6 +234,15 @@ def without(value: Any, *names: str) -> Any:
     if isinstance(value, list):
         return [without(one, *names) for one in value]
     return value
+
+
+def carried(source: Home, target: Home) -> dict[str, Any]:
+    """What the entries of `target` say of everything that those of `source` say, as `(id, name): (this, that)` where
+    they differ."""
+    here, there = source.entries, target.entries
+    names = [(id, name) for id in here for name in here[id] if name not in IGNORED]
+    found = {(id, name): (here[id][name], there.get(id, {}).get(name, "not there")) for id, name in names}
+    return {place: pair for place, pair in found.items() if pair[0] != pair[1]}
 
 
 def named(told: Any, id: str) -> list[Any]:

@@ -15,6 +15,7 @@ from tests.contract.mindx import (
     PLACEHOLDERS,
     SYNC_KEYS,
     Home,
+    carried,
     coordinator,
     done,
     elsewhere,
@@ -215,7 +216,7 @@ async def test_keys_are_kept_on_their_way_through_the_core(home, rich, bus, tmp_
         await synced(other, core)
 
     # What is null or empty has to survive merge patches, too.
-    assert without(other.entries, *IGNORED) == without(home.entries, *IGNORED)
+    assert carried(home, other) == {}
     assert list(other.entry("rich")["access_control"]["aa"]) == ["n"]
 
 
@@ -371,16 +372,74 @@ async def test_the_tool_is_made_as_mindx_makes_it(home):
     assert right("a", home.entry("a")["identity"])
 
 
-async def test_one_broken_agent_does_not_stop_the_others(home):
-    home.write(signed("good", type="old"))
+class Failing(FileWallets):
+    """A store that fails for one entity."""
 
-    result = await done(syncing(home, coordinator("good", "new", bad=None)))
+    def get(self, entity_id):
+        if entity_id == "bad":
+            raise RuntimeError("no keys today")
+        return super().get(entity_id)
 
-    (error,) = result["errors"]
-    assert error.startswith("Failed to sync agent bad: ")
-    assert home.entry("good")["type"] == "worker"
+    def create(self, entity_id):
+        if entity_id == "bad":
+            raise RuntimeError("no keys today")
+        return super().create(entity_id)
+
+
+async def test_one_agent_that_fails_does_not_stop_the_others(home):
+    home.write(entry("bad"), entry("good"), signed("old", type="old"))
+
+    result = await done(syncing(home, coordinator("bad", "good", "old", "new"), wallets=Failing(home.keys)))
+
+    assert result["errors"] == ["Failed to sync agent bad: no keys today"]
+    assert right("good", home.entry("good")["identity"])
+    assert home.entry("old")["type"] == "worker"
+    assert right("new", home.entry("new")["identity"])
+    assert home.entry("bad") == entry("bad")
+
+
+@pytest.mark.parametrize("nonsense", [None, "text", 5, []])
+async def test_nonsense_in_the_runtime_map_does_not_stop_the_others(home, nonsense):
+    home.write(signed("a", type="old"))
+
+    await done(syncing(home, coordinator("a", "new", bad=nonsense)))
+
+    assert home.entry("a")["type"] == "worker"
     assert "new" in home.entries
-    assert "bad" not in home.entries
+
+
+async def test_each_sync_asks_the_coordinator_anew(home):
+    runtime = coordinator("a")
+    tool = syncing(home, runtime)
+    await done(tool)
+    runtime.agent_registry = coordinator("a", "b").agent_registry
+
+    await done(tool)
+
+    assert list(home.entries) == ["a", "b"]
+
+
+class Leaving:
+    """A coordinator that cannot be asked any more once it has `left`."""
+
+    left = False
+
+    @property
+    def agent_registry(self):
+        if self.left:
+            raise RuntimeError("the coordinator is gone")
+        return {"a": running("a")}
+
+
+async def test_a_coordinator_that_cannot_be_asked_fails_the_whole_sync(home):
+    home.write(signed("a"))
+    runtime = Leaving()
+    tool = syncing(home, runtime)
+    runtime.left = True
+    before = home.state()
+
+    assert await refused(tool) == "Registry sync failed: the coordinator is gone"
+    assert home.state() == before
 
 
 async def test_agents_of_the_same_key_store_line_do_not_share_a_wallet(home):
@@ -698,8 +757,8 @@ async def test_the_key_of_another_system_is_never_replaced(home, bus, tmp_path):
         await synced(home, core)
         await synced(other, core)
 
-    for id in ("f1", "r1"):
-        assert other.entry(id)["identity"] == home.entry(id)["identity"]
+    assert other.entry("f1")["identity"] == home.entry("f1")["identity"]
+    assert other.entry("r1")["identity"] == home.entry("r1")["identity"]
 
 
 async def test_no_private_key_leaves_the_store(home, bus, caplog, capfd):
