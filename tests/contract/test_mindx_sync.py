@@ -752,12 +752,21 @@ async def test_the_key_of_another_system_is_never_replaced(home, bus, tmp_path):
     other = Home(tmp_path / "other")
 
     async with bus.served() as core:
-        await core.register("worker", "r1", ttl=None)
         home.write(entry("f1"))
         await synced(home, core)
         await synced(other, core)
 
     assert other.entry("f1")["identity"] == home.entry("f1")["identity"]
+
+
+async def test_a_running_agent_has_the_same_identity_in_all_systems(home, bus, tmp_path):
+    other = Home(tmp_path / "other")
+
+    async with bus.served() as core:
+        await core.register("worker", "r1", ttl=None)
+        await synced(home, core)
+        await synced(other, core)
+
     assert other.entry("r1")["identity"] == home.entry("r1")["identity"]
 
 
