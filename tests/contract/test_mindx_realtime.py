@@ -137,7 +137,7 @@ async def test_a_file_that_is_cut_off_is_left_alone_until_it_is_right_again(home
         home.agents.write_bytes(before[:-20])
         cut = home.state()
         await core.register("worker", "r1", ttl=None)
-        ok, said = await eventually(lambda: next((one for one in answers if not one[0]), None), what="a refusal")
+        _, said = await eventually(lambda: next((one for one in answers if not one[0]), None), what="a refusal")
         assert home.agents.name in said
         assert home.state() == cut
         assert await on_roll(core, "f1")
