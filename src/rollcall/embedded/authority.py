@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nkeys
-from msgspec import Struct
 
+from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Invalid, Misconfigured
 from rollcall.embedded import claims, config, rights
 from rollcall.embedded.claims import Claims
@@ -25,15 +25,13 @@ HTTP_USER = "http"
 _ACCOUNTS = ("SYS", "REGISTRY", "AGENTS")
 
 
-class Issued(Struct, frozen=True):
+class Issued(Discreet, frozen=True):
     """A user that may sign in: what it is called, its public key, and its credentials as a file holds them."""
 
+    shown: ClassVar[tuple[str, ...]] = ("name", "public")
     name: str
     public: str
     credentials: str
-
-    def __repr__(self) -> str:
-        return f"Issued({self.name!r}, {self.public})"
 
 
 class Authority:

@@ -82,9 +82,11 @@ class Operating:
             await self._client.publish(message.reply, codec.encode(done))
 
     def _check(self, verb: str, body: bytes, sender: str) -> None:
-        """Where there are operators, only they operate; a key that is lost may always be revoked by itself."""
+        """Where there are operators, only they operate; a key may always be revoked by itself."""
         by_itself = verb == "revoke" and sender != "" and codec.decode(body, Revocation).key == sender
-        if verb == "pending" or by_itself or (self._identity.may_operate(sender) and (sender or verb != "revoke")):
+        # Without operators anybody operates; but nobody takes another's key away for good.
+        may = self._identity.operates(sender) if verb == "revoke" else self._identity.may_operate(sender)
+        if verb == "pending" or by_itself or may:
             return
         who = f"{sender} is none" if sender else "this is not signed"
         raise Unauthorized(f"only an operator of realm {self._subjects.realm!r} may {verb}, and {who}; sign it")

@@ -132,11 +132,11 @@ def token(text: str) -> Token:
     return Token(secret, scope)
 
 
-def kept_token(data_dir: Path) -> Path:
-    """Where the token of a data dir is kept; made there on first use."""
-    path = data_dir / "http.token"
+def kept_token(path: Path) -> Path:
+    """Where a token is kept; made there on first use."""
+    path = path.absolute()
     if not path.exists():
-        make_private(data_dir)
+        make_private(path.parent)
         write_whole(path, secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
     return path
 

@@ -41,6 +41,7 @@ class Tuning(BaseSettings):
     approve_most: PositiveInt = 1000
     signatures: Literal["off", "optional", "required"] = "optional"
     operators: str = ""
+    operators_file: Path | None = None
     visibility: Path | None = None
     system_nats: str = ""
     system_key: Path | None = None
@@ -97,7 +98,7 @@ def worker_settings(
     identity = IdentitySettings(
         signatures=told.pop("signatures"),
         operators=frozenset(checked_public(key) for key in told.pop("operators").replace(",", " ").split()),
-        operators_file=operators_file,
+        operators_file=told.pop("operators_file") or operators_file,
         visibility=_rules(told.pop("visibility")),
     )
     system_key = told.pop("system_key")

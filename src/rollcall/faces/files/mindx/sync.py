@@ -79,6 +79,8 @@ class RegistrySync:
             Refused: the file cannot be read; it was not touched.
             RollcallError: the running side cannot be asked.
         """
+        if not options.write:
+            return await self._once(options)
         async with self.store.turn():
             for _ in range(TRIES):
                 try:
