@@ -21,6 +21,7 @@ from rollcall.worker.governing import Governing
 from rollcall.worker.identity import Identity
 from rollcall.worker.lead import Lead
 from rollcall.worker.roster import Roster
+from rollcall.worker.sight import View
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +75,7 @@ class Operating:
             verb = message.subject.rpartition(".")[2]
             sender = self._identity.sender(message.subject, message.headers, message.data)
             self._check(verb, message.data, sender)
-            done = await self._do(verb, message.data)
+            done = await self._do(verb, message.data, View(self._identity, self._roster, sender))
         except RollcallError as error:
             await refuse(self._client, message, error)
             return
@@ -91,7 +92,9 @@ class Operating:
         who = f"{sender} is none" if sender else "this is not signed"
         raise Unauthorized(f"only an operator of realm {self._subjects.realm!r} may {verb}, and {who}; sign it")
 
-    async def _do(self, verb: str, body: bytes) -> Any:  # Any: the answer of the verb, a Struct or a mapping
+    async def _do(
+        self, verb: str, body: bytes, view: View
+    ) -> Any:  # Any: the answer of the verb, a Struct or a mapping
         match verb:
             case "release":
                 clock = self._roster.clock
@@ -103,7 +106,7 @@ class Operating:
             case "call":
                 return await self._calling.call()
             case "pending":
-                return {"pending": self._lead.antechamber.told()}
+                return {"pending": [one for one in self._lead.antechamber.told() if view.sees(one["role"])]}
             case "approve" | "deny":
                 return self._settle(codec.decode(body, Verdict), verb == "approve")
             case "revoke":

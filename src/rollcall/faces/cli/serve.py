@@ -197,7 +197,7 @@ async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None
             nkey_seed=server.worker_seed if authority is None else "",
             credentials=authority.worker_user if authority is not None else None,
             tls=tls,
-            operators_file=authority.operators_file if authority is not None else None,
+            operators_file=authority.operators_file(realm) if authority is not None else None,
         )
         signing_in: SigningIn = {"tls": tls}
         local: dict[str, object] = {f"tls_{name}": path for name, path in _tls_files(tls).items()}

@@ -4,7 +4,6 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from rollcall.core.errors import RollcallError
 from rollcall.faces.files.mindx.identities import IdentityManager, is_signed, public_key
 
 Entry = dict[str, Any]  # Any: as the file has it
@@ -29,12 +28,15 @@ class Repaired(Struct):
 
 class Repair:
     """Repairs the identities of entries in place. Without `create` nobody gets a wallet; without `write` it only says
-    what it would do.
+    what it would do. Without `thorough` just who has no public key at all gets one, as in the original.
     """
 
-    def __init__(self, manager: IdentityManager, *, create: bool = True, write: bool = True) -> None:
+    def __init__(
+        self, manager: IdentityManager, *, create: bool = True, write: bool = True, thorough: bool = True
+    ) -> None:
         self._manager = manager
         self._create = create
+        self._thorough = thorough
         self._write = write
         self.done = Repaired()
 
@@ -42,11 +44,14 @@ class Repair:
         """The identity of one entry; `entity` is whose wallet signs, `shown` the id in reports."""
         try:
             self._entry(shown, entity, entry, message)
-        except RollcallError as error:
+        except Exception as error:  # a store is somebody else's code, and one agent's trouble stops no other
             self.done.errors.append(f"Failed to sync agent {shown}: {error}")
 
     def _entry(self, shown: str, entity: str, entry: Entry, message: str) -> None:
-        stored, held = entry.get("identity"), self._manager.address(entity)
+        stored = entry.get("identity")
+        if not self._thorough and isinstance(stored, dict) and stored.get("public_key"):
+            return
+        held = self._manager.address(entity)
         key = public_key(stored)
         if not key:
             if not self._create:

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 from rollcall.core.errors import NotFound, RollcallError
-from rollcall.faces.files.mindx.document import AGENTS, File
+from rollcall.faces.files.mindx.document import File
 from rollcall.faces.files.mindx.history import Edit, Item, State, new_sync_id
-from rollcall.faces.files.mindx.merge import WHOLE, Base, compared
+from rollcall.faces.files.mindx.merge import WHOLE, Base, Merged, compared
 from rollcall.faces.files.mindx.running import Side
-from rollcall.faces.files.mindx.sync import Outcome, RegistrySync
+from rollcall.faces.files.mindx.sync import Outcome, RegistrySync, edits
 from rollcall.store.files import write_whole
 
 
@@ -67,14 +67,16 @@ async def _remember(
 ) -> None:
     """What both sides have now is what they agree on: else the next sync would do it all again."""
     after = sync.read()
-    file = {id: compared(entry) for id, entry in after.data[AGENTS].items() if isinstance(entry, dict)}
+    were, are = ({id: entry for id, entry in one.items.items() if isinstance(entry, dict)} for one in (before, after))
+    gone = Merged(delete_from_file=[id for id in were if id not in are])
+    file = {id: compared(entry) for id, entry in are.items()}
     running = {id: dict(one.fields) for id, one in (await side.agents()).items()}
     item = Item(
         sync_id=outcome.sync_id,
         started_at=started,
         finished_at=time.time(),
         result={"rolled_back": undone, "errors": outcome.errors},
-        changes=tuple(outcome.edits),
+        changes=(*edits(were, are, {}, gone), *outcome.edits),
         hash_before=before.digest,
         hash_after=after.digest,
     )

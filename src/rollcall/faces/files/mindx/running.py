@@ -16,7 +16,10 @@ OWNER = "eip191:"
 
 
 class Side(Protocol):
-    """Whoever runs the agents."""
+    """Whoever runs the agents. One that `keeps` them takes in agents of the file, and what it does not know of them."""
+
+    @property
+    def keeps(self) -> bool: ...
 
     async def agents(self) -> dict[str, Running]:
         """Every agent, by id."""
@@ -36,17 +39,28 @@ class Side(Protocol):
 
 
 class Coordinator:
-    """The map of a coordinator, ``{id: {agent_type, description, instance, ...}}``. ``instance`` never leaves it."""
+    """A coordinator and its map, ``{id: {agent_type, description, instance, ...}}``. ``instance`` never leaves it.
 
-    def __init__(self, agents: MutableMapping[str, Any]) -> None:
-        self._agents = agents
+    It starts its agents itself, so it takes none in.
+    """
+
+    keeps = False
+
+    def __init__(self, coordinator: Any) -> None:  # Any: whoever has an agent_registry
+        self._coordinator = coordinator
+
+    @property
+    def _agents(self) -> MutableMapping[str, Any]:
+        agents: MutableMapping[str, Any] = self._coordinator.agent_registry
+        return agents
 
     async def agents(self) -> dict[str, Running]:
         """Every agent, by id."""
         return {id: _of_map(entry) for id, entry in self._agents.items()}
 
     async def register(self, id: str, entry: FileEntry) -> None:
-        """A coordinator starts its agents itself."""
+        """Brings back an agent that a sync took out of the map."""
+        self._agents[id] = {"agent_id": id, "agent_type": role_of(entry), "description": entry.get("description")}
 
     async def change(self, id: str, fields: FileEntry, gone: list[str]) -> None:
         """Takes over what a coordinator knows of an agent: its type and its description."""
@@ -71,6 +85,8 @@ def _of_map(entry: Any) -> Running:  # Any: whatever a coordinator keeps
 
 class Realm:
     """The agents of a realm. What the record has no field for stands in ``extensions.mindx``, as it is in the file."""
+
+    keeps = True
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

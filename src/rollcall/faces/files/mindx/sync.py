@@ -21,6 +21,8 @@ from rollcall.faces.files.mindx.running import Side
 from rollcall.faces.files.mindx.wallets import line_name
 
 TRIES = 3
+UNKNOWN = "unknown"
+"""The type of an agent of which nobody knows it."""
 
 Event = dict[str, Any]  # Any: as mindX tells it
 
@@ -107,22 +109,30 @@ class RegistrySync:
         # A file that is not there was not emptied: it is made anew.
         base = state.base if file.digest else Base()
         merged = Merged() if options.only_keys else merging.merge(entries, agents, base, options.rules)
+        if not self._side.keeps:
+            merged.held |= {(id, WHOLE) for id in merged.register}
+            merged.register.clear()
         outcome = Outcome(new_sync_id(int(started * 1000)), conflicts=merged.conflicts)
         outcome.errors += [
             f"Failed to sync agent {id}: its entry is no object" for id in file.items if id not in entries
         ]
         after = self._after(entries, merged)
-        repaired = self._repair(after, options)
+        if not options.only_keys and options.rules.to_file:
+            for id in agents.keys() & after.keys():
+                after[id].setdefault("type", UNKNOWN)
+        repaired = self._repair(after, agents, options)
+        if self._side.keeps and options.rules.to_runtime and not options.only_keys:
+            _pass_identities_on(after, entries, agents, repaired, merged)
         self._count(outcome, entries, after, merged, repaired, agents, options)
         outcome.edits = edits(entries, after, agents, merged)
         if not options.write:
             return outcome
         changed = [id for id, entry in after.items() if not merging.same(entry, entries.get(id))]
-        if changed or merged.delete_from_file:
+        if outcome.edits or raw_before is None:
             self.store.keep_copy(outcome.sync_id, raw_before)
+        if changed or merged.delete_from_file:
             self._write(file, after, changed, merged, started)
         elif raw_before is None:
-            self.store.keep_copy(outcome.sync_id, None)
             self._write(file, after, [], merged, started)
         failed = await self._to_runtime(merged, after, repaired, outcome)
         if not options.only_keys:
@@ -137,11 +147,14 @@ class RegistrySync:
         new = {id: entry for id, entry in merged.file.items() if id not in entries}
         return {id: entry for id, entry in {**kept, **new}.items() if id not in merged.delete_from_file}
 
-    def _repair(self, after: dict[str, Entry], options: Options) -> Repaired:
-        repair = Repair(self._manager, create=options.create, write=options.write)
-        if options.repair and options.rules.to_file:
+    def _repair(self, after: dict[str, Entry], agents: dict[str, Running], options: Options) -> Repaired:
+        repair = Repair(
+            self._manager, create=options.create, write=options.write, thorough=options.repair or options.only_keys
+        )
+        if options.rules.to_file:
             for id, entry in after.items():
-                repair.entry(id, id, entry, registration_message(id))
+                if options.repair or options.only_keys or id in agents:
+                    repair.entry(id, id, entry, registration_message(id))
         return repair.done
 
     def _count(
@@ -207,7 +220,7 @@ class RegistrySync:
     async def _try(self, id: str, doing: Any, failed: set[str], outcome: Outcome) -> None:  # Any: an awaitable
         try:
             await doing
-        except RollcallError as error:
+        except Exception as error:  # a side may be somebody else's code, and one agent's trouble stops no other
             failed.add(id)
             outcome.errors.append(f"Failed to sync agent {id}: {error}")
 
@@ -233,6 +246,20 @@ class RegistrySync:
     def _tell_identities(self, repaired: Repaired) -> None:
         for id in repaired.created:
             self._tell(identity_created(id, self._manager.address(id) or "", self._now()))
+
+
+def _pass_identities_on(
+    after: dict[str, Entry],
+    entries: dict[str, Entry],
+    agents: dict[str, Running],
+    repaired: Repaired,
+    merged: Merged,
+) -> None:
+    """Who got an identity here is known by it on the roll, too: another file must not make it another one."""
+    for id in {*repaired.touched, *(id for id in after if id not in entries)} & agents.keys() & after.keys():
+        identity = after[id].get("identity")
+        if identity is not None and not merging.same(identity, agents[id].fields.get("identity")):
+            merged.to_runtime.setdefault(id, {})["identity"] = deepcopy(identity)
 
 
 def identity_created(id: str, address: str, now: float) -> Event:

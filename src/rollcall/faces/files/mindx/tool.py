@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from rollcall import Registry
-from rollcall.core.errors import Misconfigured, RollcallError
+from rollcall.core.errors import Misconfigured
 from rollcall.faces.files.mindx.identities import IdentityManager, public_key
 from rollcall.faces.files.mindx.merge import Deletions, Direction, Policy, Rules
 from rollcall.faces.files.mindx.rollback import roll_back
@@ -96,7 +96,7 @@ class RegistrySyncTool:
                     return True, {**told, "sync_id": outcome.sync_id}
                 case _:
                     return False, f"Unknown action: {action}"
-        except (RollcallError, OSError) as error:
+        except Exception as error:  # a coordinator is somebody else's code; the caller is told, whatever it was
             return False, f"{_FAILED.get(action, 'Sync failed')}: {error}"
 
     def _options(self, validate: bool, create: bool, *, write: bool) -> Options:
@@ -126,9 +126,8 @@ _FAILED = {
 
 
 def _side(coordinator: Any, registry: Registry | None) -> Side:  # Any: whoever has an agent_registry
-    agents = getattr(coordinator, "agent_registry", None)
-    if agents is not None:
-        return Coordinator(agents)
+    if coordinator is not None:
+        return Coordinator(coordinator)
     if registry is not None:
         return Realm(registry)
     raise Misconfigured("there is nobody to sync with; give coordinator_ref or registry")
