@@ -129,6 +129,17 @@ async def test_status_before_the_first_sync(home):
 # --- history ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("action", ["plan", "status", "history"])
+async def test_whoever_asks_about_a_corrupt_file_is_answered(home, action):
+    home.text("{")
+    before = home.tree()
+
+    ok, said = await syncing(home, coordinator("a")).execute(action)
+
+    assert ok or isinstance(said, str)
+    assert home.tree() == before
+
+
 async def test_before_the_first_sync_there_is_no_history(home):
     assert await history(home) == []
 
@@ -276,6 +287,24 @@ async def test_a_rollback_brings_the_core_back(home, bus):
         other = Home(home.root.with_name("other"))
         await synced(other, core)
         assert "unknown" not in other.entry("f1")
+
+
+async def test_a_rollback_undoes_all_later_syncs_in_the_core(home, bus):
+    async with bus.served() as core:
+        home.write(signed("f1", capabilities=["a"]))
+        await synced(home, core)
+        home.edit("f1", capabilities=["b"])
+        before = home.agents.read_bytes()
+        second = await synced(home, core)
+        home.edit("f1", capabilities=["c"])
+        home.edit("f2", **signed("f2"))
+        await synced(home, core)
+
+        await synced_back(home, core, second["sync_id"])
+
+        assert home.agents.read_bytes() == before
+        assert [(one.id, list(one.capabilities)) for one in await core.list()] == [("f1", ["a"])]
+        await idle(home, core)
 
 
 async def test_a_rollback_brings_back_who_was_deregistered(home, bus):

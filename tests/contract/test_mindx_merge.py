@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rollcall import Liveness, NotFound, Status
+from tests.conftest import eventually, leads
 from tests.contract.mindx import (
     IGNORED,
     PLACEHOLDERS,
@@ -24,6 +25,7 @@ from tests.contract.mindx import (
     identity,
     idle,
     named,
+    refused,
     registry,
     right,
     running,
@@ -545,12 +547,147 @@ async def test_an_agent_that_cannot_be_registered_does_not_stop_the_others(home,
 
     async with bus.served() as core:
         home.write(signed("f1"), entry(too_long, identity=identity(too_long, 5)), signed("f2"))
-        result = await done(syncing(home, core))
+        before = home.state()
+        for added in (2, 0):
+            result = await done(syncing(home, core))
 
-        assert {one.id for one in await core.list()} == {"f1", "f2"}
-    (error,) = result["errors"]
-    assert error.startswith(f"Failed to sync agent {too_long}: ")
-    assert list(home.entries) == ["f1", too_long, "f2"]
+            assert {one.id for one in await core.list()} == {"f1", "f2"}
+            (error,) = result["errors"]
+            assert error.startswith(f"Failed to sync agent {too_long}: ")
+            assert result["agents_added"] == added
+    assert home.state() == before
+
+
+async def test_a_change_that_the_core_refuses_is_told_and_not_counted(home, bus):
+    async with bus.served() as core:
+        await known(home, core, signed("f1"), signed("f2"))
+        home.edit("f1", name="n" * 5000)
+        home.edit("f2", name="Anew")
+        before = home.state()
+        for changed in (1, 0):
+            result = await done(syncing(home, core))
+
+            (error,) = result["errors"]
+            assert error.startswith("Failed to sync agent f1: ")
+            assert result["agents_changed"] == changed
+        names = [(await core.get(id)).name for id in ("f1", "f2")]
+
+        assert names == ["Name of f1", "Anew"]
+        home.edit("f1", name="Right")
+        await synced(home, core)
+        assert (await core.get("f1")).name == "Right"
+    assert home.state() != before
+
+
+ODD = {
+    "capabilities of anything": {"capabilities": [1, {"x": None}]},
+    "capabilities null": {"capabilities": None},
+    "a type null": {"type": None},
+    "a type that is a number": {"type": 5},
+    "a name that is a number": {"name": 5},
+    "an empty name": {"name": ""},
+    "a description that is an object": {"description": {"x": None}},
+    "enabled null": {"enabled": None},
+    "another id": {"id": "somebody else"},
+    "an id that is a number": {"id": 5},
+    "numbers": {"x": 1e308, "y": -0.0, "z": 10**30, "w": 1.0},
+    "an identity that is a text": {"identity": "x"},
+    "an identity that is a list": {"identity": [{}]},
+    "a time that is a text": {"last_updated": "2025-01-01"},
+    "too large for a record": {"documentation": "x" * 100_000},
+    "half a character": {"x": "\ud83d"},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_odd_values_do_no_harm(home, bus, name):
+    odd = {**signed("odd"), **ODD[name]}
+    home.text(json.dumps(registry({"f1": signed("f1"), "odd": odd, "f2": signed("f2")}), indent=2))
+
+    async with bus.served() as core:
+        await done(syncing(home, core))
+        after = home.entry("odd")
+        before = home.state()
+        again = await done(syncing(home, core))
+
+        assert home.state() == before
+        assert (again["agents_added"], again["agents_changed"], again["keys_updated"]) == (0, 0, 0)
+        assert {one.id for one in await core.list()} >= {"f1", "f2"}
+    may_change = {"last_updated", *(["identity"] if "identity" in ODD[name] else [])}
+    assert json.dumps(without(after, *may_change)) == json.dumps(without(odd, *may_change))
+
+
+@pytest.mark.parametrize("id", ["", "*", ">", "a.b", "a/b", "../x", " ", "a\nb", "ü" * 70])
+async def test_odd_ids_do_no_harm(home, bus, id):
+    home.text(json.dumps(registry({"f1": signed("f1"), id: entry(id), "f2": signed("f2")}), indent=2))
+
+    async with bus.served() as core:
+        await done(syncing(home, core))
+        before = home.state()
+        again = await done(syncing(home, core))
+
+        assert home.state() == before
+        assert (again["agents_added"], again["agents_changed"], again["keys_updated"]) == (0, 0, 0)
+        assert {one.id for one in await core.list()} >= {"f1", "f2"}
+    assert list(home.entries) == ["f1", id, "f2"]
+
+
+async def test_an_agent_that_is_enabled_again_is_what_it_was(home, bus):
+    async with bus.served() as core:
+        await core.register("worker", "r1", ttl=None)
+        await known(home, core, signed("f1"))
+        for enabled, runs, defined in [(False, Status.PAUSED, Status.PAUSED), (True, Status.RUNNING, Status.DEFINED)]:
+            for id in ("r1", "f1"):
+                home.edit(id, enabled=enabled)
+            await synced(home, core)
+
+            assert [(await core.get(id)).status for id in ("r1", "f1")] == [runs, defined]
+            await idle(home, core)
+
+
+async def test_another_key_of_an_agent_comes_to_other_files(home, other, bus):
+    async with bus.served() as core:
+        await known(home, core, signed("a", 3))
+        await synced(other, core)
+        home.edit("a", identity=identity("a", 4))
+        await synced(home, core)
+        await synced(other, core)
+
+    assert home.entry("a")["identity"] == other.entry("a")["identity"] == identity("a", 4)
+
+
+async def test_a_living_agent_whose_type_changes_lives_on(home, bus):
+    async with bus.served() as core:
+        async with core.agent("worker", "R One", id="r1", ttl=1.5):
+            await synced(home, core)
+            home.edit("r1", type="planner")
+            await synced(home, core)
+            moved = await core.get("r1")
+            await eventually(lambda: _beaten_since(core, moved), what="another beat")
+            after = await core.get("r1")
+            await idle(home, core)
+
+    assert home.entry("r1")["type"] == "planner"
+    assert (after.role, after.status, after.liveness) == ("planner", Status.RUNNING, Liveness.LIVE)
+
+
+async def _beaten_since(core, before):
+    return (await core.get(before.id)).last_seen > before.last_seen
+
+
+async def test_a_registry_that_does_not_answer_is_not_an_empty_one(home, bus):
+    home.write(signed("f1"), signed("f2"))
+
+    async with bus.registry() as core:
+        async with bus.worker():
+            await leads(core)
+            await synced(home, core)
+        before = home.state()
+
+        said = await refused(syncing(home, core, deletions="propagate"))
+
+    assert said.startswith("Registry sync failed: ")
+    assert home.state() == before
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
