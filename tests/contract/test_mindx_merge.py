@@ -342,6 +342,17 @@ async def test_what_only_the_file_changed_comes_to_the_core_and_to_other_files(h
         assert (found.role, found.status) == ("planner", Status.DEFINED)
 
 
+async def test_true_is_another_value_than_1(home, other, bus):
+    async with bus.served() as core:
+        await known(home, core, signed("a", unknown={"x": [1]}))
+        await synced(other, core)
+        home.edit("a", unknown={"x": [True]})
+        await synced(home, core)
+        await synced(other, core)
+
+    assert home.entry("a")["unknown"]["x"][0] is other.entry("a")["unknown"]["x"][0] is True
+
+
 async def test_what_was_taken_out_of_an_entry_leaves_the_core_and_other_files(home, other, bus):
     async with bus.served() as core:
         await known(home, core, signed("a", notes={"x": 1}, access_control={"p": 1, "q": 2}))
