@@ -117,6 +117,19 @@ async def test_status_tells_open_conflicts(home):
     assert "of the runtime" in after
 
 
+async def test_status_tells_no_conflict_that_was_decided(home):
+    home.write(signed("a"))
+    await synced(home, saying("old"))
+    home.edit("a", description="of the file")
+    await synced(home, saying("of the runtime"), policy="hold")
+    await synced(home, saying("of the runtime"), policy="file")
+    await synced(home, saying("of the runtime"), policy="file")
+
+    said = await done(syncing(home, saying("of the runtime")), "status")
+
+    assert [value for name, value in said.items() if "conflict" in name] == [[]]
+
+
 async def test_status_before_the_first_sync(home):
     home.write(signed("a"))
     before = home.tree()
@@ -305,6 +318,20 @@ async def test_a_rollback_undoes_all_later_syncs_in_the_core(home, bus):
         assert home.agents.read_bytes() == before
         assert [(one.id, list(one.capabilities)) for one in await core.list()] == [("f1", ["a"])]
         await idle(home, core)
+
+
+async def test_a_rollback_brings_null_back_as_null(home, bus):
+    other = Home(home.root.with_name("other"))
+
+    async with bus.served() as core:
+        home.write(signed("f1", unknown=None))
+        await synced(home, core)
+        home.edit("f1", unknown=5)
+        second = await synced(home, core)
+        await synced_back(home, core, second["sync_id"])
+        await synced(other, core)
+
+    assert other.entry("f1").get("unknown", "not there") is None
 
 
 async def test_a_rollback_brings_back_who_was_deregistered(home, bus):
