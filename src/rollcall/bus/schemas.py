@@ -148,6 +148,12 @@ _BY_HAND: dict[str, Json] = {
     ),
     "Judgement": _object("Whether a command may happen, and why not.", "allow", allow=_FLAG, reason=_TEXT),
     "OperatorsWord": _object(
+        "Whom it is about, in `approve` and `deny`; in `revoke` the `key`.",
+        id=_TEXT,
+        reason=_TEXT,
+        by=_TEXT,
+        key=_TEXT,
+    ),
         "Whom it is about, in `approve` and `deny`; the `key` in `revoke`.", id=_TEXT, reason=_TEXT, by=_TEXT, key=_TEXT
     ),
     "Caught": _signed(
