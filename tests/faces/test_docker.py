@@ -237,6 +237,11 @@ def test_the_command_is_on_the_path_of_the_image() -> None:
 # The command
 
 
+def test_the_image_lets_in_only_users_that_it_has_issued() -> None:
+    # It listens beyond its container, and `up` refuses to do that without.
+    assert json.loads(only("CMD")) == ["up", "--listen", "0.0.0.0", "--auth"]
+
+
 def test_every_command_and_option_exists() -> None:
     assert {line[0] for line in command_lines()} == {"worker", "up", "http", "info", "doctor"}
 
