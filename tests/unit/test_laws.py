@@ -18,6 +18,8 @@ from rollcall.store.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[2]
 SLOW = {
+    "rollcall.faces.files",
+    "rollcall.faces.http.mindx.routes",
     "rollcall.faces.http.metrics",
     "rollcall.faces.http.server",
     "rollcall.policy.court",

@@ -30,6 +30,8 @@ END_WITHIN: Seconds = 0.5
 
 _WATCH_EVERY: Seconds = 0.25
 _BACKOFF_MAX: Seconds = 2.0
+_ASKS_FOR_CERTIFICATE = re.compile(r"certificate required|broken pipe|connection reset", re.IGNORECASE)
+"""What a client hears that a server with `verify` sends away; which of these depends on who is faster."""
 
 log = structlog.get_logger(__name__)
 
@@ -94,10 +96,12 @@ async def connected(
             refused.set()
         log.debug("the bus says", error=str(error))
 
+    ended_by_us = True
+
     async def on_closed() -> None:
-        error = why_closed(client)
-        if error is not None:
-            log.error("the server ended this connection for good", why=error.message)
+        if not ended_by_us:
+            why = why_closed(client)
+            log.error("this connection has ended for good", why=why.message if why else str(client.last_error))
 
     options: dict[str, Any] = {  # Any: nats-py's own options
         "servers": [part.strip() for part in url.split(",")],
@@ -124,11 +128,13 @@ async def connected(
         options["inbox_prefix"] = inbox
     if tls is not None:
         options["tls"] = tls.context()
-    await _first_connection(client, options, url, timeout, refused, told)
+    await _first_connection(client, options, url, timeout, refused, told, tls)
+    ended_by_us = False
     watchdog = asyncio.create_task(_watch(client), name=f"watchdog {name}")
     try:
         yield client
     finally:
+        ended_by_us = True
         watchdog.cancel()
         await _end(client)
 
@@ -140,6 +146,7 @@ async def _first_connection(
     timeout: Seconds,
     refused: asyncio.Event,
     told: list[Exception],
+    tls: Tls | None,
 ) -> None:
     """Connects, or says why not: nats-py itself would go on for ever, also with a wrong password."""
     connecting = asyncio.create_task(client.connect(**options), name="first connection")
@@ -160,15 +167,19 @@ async def _first_connection(
     where = without_password(url)
     if refused.is_set():
         raise Unauthorized(f"the NATS server at {where} does not let us in; check --creds, user, password or key")
+    if tls is not None and tls.cert is None and told and _ASKS_FOR_CERTIFICATE.search(str(told[0])):
+        raise Unauthorized(f"the NATS server at {where} asks for a certificate; give --tls-cert and --tls-key")
     why = (str(told[0]) or type(told[0]).__name__) if told else f"no answer within {timeout:g} s"
     raise Unavailable(f"no NATS server at {where} ({why}); is `rollcall up` running there?")
 
 
 def why_closed(client: Client) -> Unauthorized | None:
     """Why the server ended a connection for good; None while it did not."""
-    if not client.is_closed or "expired" not in str(client.last_error).lower():
+    said = str(client.last_error).lower()
+    if not client.is_closed or "authentication" not in said:
         return None
-    return Unauthorized("the credentials have expired; get new ones (rollcall creds), and connect again")
+    what = "were revoked" if "revoked" in said else "have expired" if "expired" in said else "count no more"
+    return Unauthorized(f"the credentials {what}; get new ones (rollcall creds), and connect again")
 
 
 def without_password(url: str) -> str:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nkeys
-from msgspec import Struct
 
+from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Invalid, Misconfigured
 from rollcall.embedded import claims, config, rights
 from rollcall.embedded.claims import Claims
@@ -25,15 +25,13 @@ HTTP_USER = "http"
 _ACCOUNTS = ("SYS", "REGISTRY", "AGENTS")
 
 
-class Issued(Struct, frozen=True):
+class Issued(Discreet, frozen=True):
     """A user that may sign in: what it is called, its public key, and its credentials as a file holds them."""
 
+    shown: ClassVar[tuple[str, ...]] = ("name", "public")
     name: str
     public: str
     credentials: str
-
-    def __repr__(self) -> str:
-        return f"Issued({self.name!r}, {self.public})"
 
 
 class Authority:
@@ -77,7 +75,7 @@ class Authority:
         self._keep("system.creds", lambda key: self._user(key, "system", {}, "SYS", None))
         for name in (OPERATOR_USER, HTTP_USER):
             made = partial(self._operator_user, name=name, realm=realm)
-            self._appoint(self._keep(self.user(realm, name).name, made))
+            self._appoint(realm, self._keep(self.user(realm, name).name, made))
 
     def document(self) -> dict[str, Any]:
         """What the server's configuration says of it. Any: the server's own form."""
@@ -111,7 +109,7 @@ class Authority:
     def operator(self, realm: str, *, key: Key | None = None, lasts: int | None = None) -> Issued:
         """A user that acts on everybody's agents; workers of this data dir know its key from now on."""
         issued = self._operator_user(key or new_key(), "operator", realm, lasts)
-        self._appoint(issued.public)
+        self._appoint(realm, issued.public)
         return issued
 
     def worker(self, *, key: Key | None = None, lasts: int | None = None) -> Issued:
@@ -123,22 +121,27 @@ class Authority:
         """The rights of an agent, for a scoped signing key of somebody else's operator."""
         return rights.template(realm)
 
-    @property
-    def operators_file(self) -> Path:
-        """Where the public keys of operators stand, one on a line."""
-        return self.path("operators")
+    def operators_file(self, realm: str) -> Path:
+        """Where the public keys of the operators of a realm stand, one on a line."""
+        return self.path(f"{realm}.operators")
 
     def revoke(self, public: str) -> None:
-        """The server lets no user with this key in any more, once it is told."""
+        """The server lets no user with this key in any more, once it is told; nor is it an operator's."""
         revoked = self._revoked()
         revoked[checked_public(public)] = int(time.time())
         write_whole(self.path("revoked.json"), json.dumps(revoked).encode(), mode=0o600)
+        for path in self._directory.glob("*.operators"):
+            self._write_operators(path, [one for one in path.read_text().split() if one != public])
 
-    def _appoint(self, public: str) -> None:
-        path = self.operators_file
+    def _appoint(self, realm: str, public: str) -> None:
+        path = self.operators_file(realm)
         known = path.read_text().split() if path.exists() else []
-        if public not in known:
-            write_whole(path, "".join(f"{one}\n" for one in [*known, public]).encode(), mode=0o600)
+        if public not in known and public not in self._revoked():
+            self._write_operators(path, [*known, public])
+
+    @staticmethod
+    def _write_operators(path: Path, keys: list[str]) -> None:
+        write_whole(path, "".join(f"{one}\n" for one in keys).encode(), mode=0o600)
 
     def _operator_user(self, key: Key, name: str, realm: str, lasts: int | None = None) -> Issued:
         return self._user(key, f"{realm}:{name}", rights.operator(realm, key.public), "AGENTS", lasts)

@@ -132,6 +132,8 @@ def _document(settings: ServerSettings) -> Document:
         "jetstream": {"store_dir": settings.store_dir},
         "ping_interval": "5s",
         "ping_max": 2,
+        # What a user may publish and hear is not in it, but its JWT, its name and its signature are.
+        "max_control_line": 32768,
         **settings.access,
     }
     if settings.tls is not None:

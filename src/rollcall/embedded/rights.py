@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from rollcall.bus.subjects import Subjects, key, token
+from rollcall.core.names import checked_name
 
 Rights = dict[str, Any]  # Any: the server's own form, {"pub": {"allow": [...]}, "sub": {...}}
 
@@ -26,7 +27,12 @@ class Role(StrEnum):
 
 
 def agent(realm: str, role: str, id: str, user: str) -> Rights:
-    """One agent: its own commands, hellos and beats, and what everybody may know. `user` is its public key."""
+    """One agent: its own commands, hellos and beats, and what everybody may know. `user` is its public key.
+
+    Raises:
+        Invalid: role or id cannot name an agent.
+    """
+    checked_name("role", role), checked_name("id", id)
     return _agent(Subjects(realm), key(role, id), token(id), user)
 
 
@@ -43,7 +49,7 @@ def observer(realm: str, user: str) -> Rights:
     at = Subjects(realm)
     return _rights(
         publish=[*_questions(at), "$SRV.>", IDENTITY],
-        subscribe=[f"_INBOX.{user}.>", *_news(at), at.rejected(_ANY_KEY)],
+        subscribe=[f"_INBOX.{user}.>", at.outcome(user, ">"), *_news(at), at.rejected(_ANY_KEY)],
     )
 
 

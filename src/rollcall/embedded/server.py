@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import AsyncIterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
-from msgspec import Struct, structs
+from msgspec import structs
 
+from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Misconfigured, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.embedded.authority import Authority
@@ -30,15 +31,13 @@ class PortTaken(Misconfigured):
     """Something else listens on the port."""
 
 
-class EmbeddedServer(Struct, frozen=True):
+class EmbeddedServer(Discreet, frozen=True):
     """A running server. `worker_seed` signs in to the account of the workers, where no authority issues users."""
 
+    shown: ClassVar[tuple[str, ...]] = ("url",)
     url: str
     process: subprocess.Popen[bytes]
     worker_seed: str
-
-    def __repr__(self) -> str:
-        return f"EmbeddedServer({self.url!r}, pid={self.process.pid})"
 
     async def ended(self) -> int:
         """Waits until the server ends by itself; returns its exit code."""

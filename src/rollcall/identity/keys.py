@@ -10,12 +10,13 @@ import secrets
 import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import nkeys
 import platformdirs
-from msgspec import Struct
 from nacl.bindings import crypto_sign_seed_keypair
 
+from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Invalid, Misconfigured
 from rollcall.store.files import make_private, write_whole
 
@@ -26,19 +27,18 @@ OPERATOR = nkeys.PREFIX_BYTE_OPERATOR
 SUFFIX = ".nk"
 
 _SEED = re.compile(rb"\bS[UAO][A-Z2-7]{56}\b")
+_SECRET = re.compile(r"\bS[UAOXPNC][A-Z2-7]{20,}", re.IGNORECASE)
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _PUBLIC = re.compile(r"[UAO][A-Z2-7]{55}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
-class Key(Struct, frozen=True):
+class Key(Discreet, frozen=True):
     """A key pair. Only `public` is ever shown."""
 
+    shown: ClassVar[tuple[str, ...]] = ("public",)
     seed: str
     public: str
-
-    def __repr__(self) -> str:
-        return f"Key({self.public})"
 
     @property
     def pair(self) -> tuple[bytes, bytes]:
@@ -76,11 +76,18 @@ def public_bytes(public: str) -> bytes:
         Invalid: it is none.
     """
     if not _PUBLIC.fullmatch(public):
+        if may_be_secret(public):
+            raise Invalid("that is a secret seed; give the public key, U... (rollcall keys show NAME)")
         raise Invalid(f"{public[:64]!r} is no public NKEY; one has 56 characters and begins with U")
     raw = base64.b32decode(public)
     if not _sound(raw):
         raise Invalid(f"{public!r} is no public NKEY: its checksum is wrong")
     return raw[1:-2]
+
+
+def may_be_secret(text: str) -> bool:
+    """Whether a text may hold a seed, whole or misspelled: it must not be shown."""
+    return _SECRET.search(text) is not None
 
 
 def _sound(raw: bytes) -> bool:

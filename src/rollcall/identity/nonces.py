@@ -60,6 +60,7 @@ class Nonces:
 
     def learn(self, sender: Sender, cause: Cause | None, now: Milliseconds) -> None:
         """Takes over what another worker has seen, or the roll tells, while half of the room is left."""
+        self._forget(now)
         name = (sender.user, sender.nonce)
         known = any(name in bucket for bucket in self._seen.values())
         if not known and not self.late(sender, now) and self._count < self._most_of_one:

@@ -1,10 +1,10 @@
 """What a record proves: that its owner's key signed what it says. Checked offline, from the roll or from a dump.
 
 A registration says the whole record. An update says what it changed; the rest has to be as in the record before, so
-a history is followed change by change, as far back as it goes.
+a history is followed change by change, as far back as it goes. Where the record before is not at hand, an update
+proves a part.
 """
 
-import contextlib
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -12,10 +12,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from rollcall.bus.subjects import names
-from rollcall.core import codec
+from rollcall.core import codec, limits
 from rollcall.core.commands import NKEY
 from rollcall.core.errors import RollcallError
-from rollcall.core.instants import instant
+from rollcall.core.instants import Milliseconds, instant
 from rollcall.core.patch import patched
 from rollcall.core.records import ENDINGS, Change, ChangeKind, Profile, Record, Signature
 from rollcall.core.senders import Sender, read_sender
@@ -34,9 +34,10 @@ _VERBS: dict[ChangeKind, tuple[str, ...]] = {
 
 
 class Validity(StrEnum):
-    """What is known of a record."""
+    """What is known of a record. `PARTIAL`: what was signed is right, what it left alone rests on a record before."""
 
     VALID = "valid"
+    PARTIAL = "partial"
     UNSIGNED = "unsigned"
     INVALID = "invalid"
 
@@ -55,6 +56,17 @@ class Proof(Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Against(Struct, frozen=True, kw_only=True):
+    """What is checked against: keys that may act for every owner, and the realm; empty for any."""
+
+    operators: frozenset[str] = frozenset()
+    realm: str = ""
+
+
+ANYBODY = Against()
+"""No operators are known, and any realm will do."""
+
+
 class _False(Exception):
     """A record says something that its signature does not."""
 
@@ -64,135 +76,158 @@ def statement(profile: Profile) -> bytes:
     return codec.encode(replace(profile, owner=""))
 
 
-def proofs(changes: Iterable[Change], operators: frozenset[str] = frozenset()) -> list[Proof]:
-    """What each change of one agent proves, oldest first. `operators` are keys that may act for every owner."""
-    found: list[Proof] = []
-    before: Record | None = None
-    for change in changes:
-        found.append(proof(change, before, operators))
-        before = None if change.kind in ENDINGS else change.record
-    return found
+def proofs(changes: Iterable[Change], against: Against = ANYBODY) -> list[Proof]:
+    """What each change of one agent proves, oldest first."""
+    trail = _Trail(against)
+    return [trail.follow(change) for change in changes]
 
 
-def as_it_stands(record: Record, revision: int, operators: frozenset[str] = frozenset()) -> Proof:
+def as_it_stands(record: Record, revision: int, against: Against = ANYBODY) -> Proof:
     """What a record proves by itself, whatever was before it."""
     kind = ChangeKind.REGISTERED
-    if record.signature is not None:
-        with contextlib.suppress(RollcallError):
-            sender = read_sender(record.signature.sender)
-            kind = ChangeKind.UPDATED if sender is not None and ".update." in sender.sub else kind
-    at = instant(record.updated_at)
-    return proof(Change(kind=kind, record=_record(record), revision=revision, epoch="", at=at), None, operators)
+    if record.signature is not None and ".update." in record.signature.sender:
+        kind = ChangeKind.UPDATED
+    own = Record(**{name: getattr(record, name) for name in Record.__struct_fields__})
+    change = Change(kind=kind, record=own, revision=revision, epoch="", at=instant(record.updated_at))
+    return proofs([change], against)[0]
 
 
-def _record(record: Record) -> Record:
-    """Without what an entry adds."""
-    return Record(**{name: getattr(record, name) for name in Record.__struct_fields__})
+class _Trail:
+    """The history of one agent, followed: the record before, and what its keys have signed so far."""
 
+    def __init__(self, against: Against) -> None:
+        self._against = against
+        self._before: Record | None = None
+        self._nonces: set[tuple[str, str]] = set()
+        self._latest: dict[str, Milliseconds] = {}
 
-def proof(change: Change, before: Record | None, operators: frozenset[str] = frozenset()) -> Proof:
-    """What one change proves; `before` is the record that it changed, None where that is not known."""
-    record = change.record
-    sender: Sender | None = None
-    why = ""
-    try:
-        if record.signature is not None:
-            sender = _checked(change, record.signature, before, operators)
-        elif record.owner.startswith(NKEY):
-            raise _False(f"it belongs to {record.owner!r}, and nobody signed it")
-    except (_False, RollcallError) as error:
-        why = str(error)
-    validity = Validity.INVALID if why else Validity.UNSIGNED if record.signature is None else Validity.VALID
-    return Proof(
-        id=record.id,
-        role=record.role,
-        revision=change.revision,
-        kind=change.kind,
-        validity=validity,
-        owner=record.owner,
-        signer=sender.user if sender is not None else "",
-        signed_at=sender.ts if sender is not None else "",
-        why=why,
-    )
+    def follow(self, change: Change) -> Proof:
+        """What the next change proves."""
+        record, sender, why = change.record, None, ""
+        try:
+            sender = self._sender(change)
+        except (_False, RollcallError) as error:
+            why = str(error)
+        proof = Proof(
+            id=record.id,
+            role=record.role,
+            revision=change.revision,
+            kind=change.kind,
+            validity=Validity.INVALID if why else self._validity(sender),
+            owner=record.owner,
+            signer=sender.user if sender is not None else "",
+            signed_at=sender.ts if sender is not None else "",
+            why=why,
+        )
+        self._before = None if change.kind in ENDINGS else record
+        return proof
 
+    def _validity(self, sender: Sender | None) -> Validity:
+        if sender is None:
+            return Validity.UNSIGNED
+        return Validity.PARTIAL if self._before is None and ".update." in sender.sub else Validity.VALID
 
-def _checked(change: Change, signature: Signature, before: Record | None, operators: frozenset[str]) -> Sender:
-    record = change.record
-    sender = read_sender(signature.sender)
-    if sender is None or not sender.sig:
-        raise _False("its signature is none")
-    verb = _verb(sender, record)
-    payload = signature.payload.encode() if signature.payload is not None else statement(_profile(record))
-    check_signature(sender, sender.sub, payload)
-    if change.kind in _OBSERVED and before is not None:
-        # The registry's own word changes nothing that was signed.
-        _same(record, before)
-        if signature != before.signature:
-            raise _False("its signature is another one than before")
-        return sender
-    if verb not in _VERBS.get(change.kind, ()):
-        raise _False(f"it was signed to {verb}, and is told as {change.kind}")
-    match verb:
-        case "register":
-            _said_whole(record, payload, sender, operators)
-        case "update":
-            _said_in_part(record, before, payload, sender, signature, operators)
-        case "deregister":
-            _by(sender, record, operators)
+    def _sender(self, change: Change) -> Sender | None:
+        """Who signed a change; None when nobody did and nobody had to."""
+        record, before = change.record, self._before
+        if record.signature is None:
+            owner = record.owner if before is None else before.owner or record.owner
+            if owner.startswith(NKEY):
+                raise _False(f"it belongs to {owner!r}, and nobody signed it")
+            return None
+        sender = read_sender(record.signature.sender)
+        if sender is None or not sender.sig:
+            raise _False("its signature is none")
+        verb = _verb(sender, record, self._against.realm)
+        payload = record.signature.payload
+        said = payload.encode() if payload is not None else statement(_profile(record))
+        check_signature(sender, sender.sub, said)
+        if change.kind in _OBSERVED and before is not None:
+            # The registry's own word changes nothing that was signed.
             _same(record, before)
-    return sender
+            if record.signature != before.signature:
+                raise _False("its signature is another one than before")
+            return sender
+        if verb not in _VERBS.get(change.kind, ()):
+            raise _False(f"it was signed to {verb}, and is told as {change.kind}")
+        self._in_order(sender)
+        match verb:
+            case "register":
+                self._registered(record, said, sender)
+            case "update":
+                self._updated(record, said, sender, record.signature)
+            case _:
+                self._deregistered(change, said, sender)
+        return sender
 
+    def _in_order(self, sender: Sender) -> None:
+        """Each nonce once, and what one key signed in the order in which it did."""
+        if (sender.user, sender.nonce) in self._nonces:
+            raise _False("it was told before: one command makes one change")
+        if sender.at < self._latest.get(sender.user, 0):
+            raise _False("it was signed before what came earlier")
+        self._nonces.add((sender.user, sender.nonce))
+        self._latest[sender.user] = sender.at
 
-def _verb(sender: Sender, record: Record) -> str:
-    """What was signed to do; the subject says it, and to whom."""
-    parts = sender.sub.split(".")
-    if len(parts) != 5:
-        raise _False(f"subject {sender.sub!r} is none of a command")
-    role, id = names(f"{parts[3]}.{parts[4]}")
-    if (role, id) != (record.role, record.id):
-        raise _False(f"it was signed for {role} {id!r}")
-    return parts[2]
+    def _registered(self, record: Record, payload: bytes, sender: Sender) -> None:
+        said = codec.decode_profile(payload)
+        if self._before is not None:
+            self._may(sender, self._before)
+        self._may(sender, record, owned=True)
+        owner = record.owner if not self._operates(sender) or not said.owner else said.owner
+        wanted = replace(said, id=record.id, role=record.role, owner=owner)
+        if codec.encode(wanted) != codec.encode(_profile(record)):
+            raise _False("it says something else than what was signed")
 
+    def _updated(self, record: Record, payload: bytes, sender: Sender, signature: Signature) -> None:
+        patch = codec.decode_object(payload)
+        if signature.successor:
+            self._handed_over(record, payload, patch, sender, signature)
+            return
+        self._may(sender, record)
+        base = self._before or record
+        _same(record, codec.from_members(patched(codec.members(base), patch)))
 
-def _said_whole(record: Record, payload: bytes, sender: Sender, operators: frozenset[str]) -> None:
-    said = codec.decode_profile(payload)
-    if sender.user not in operators and record.owner != NKEY + sender.user:
-        raise _False(f"{sender.user}, no known operator, signed it, and it belongs to {record.owner!r}")
-    owner = record.owner if sender.user not in operators or not said.owner else said.owner
-    wanted = replace(said, id=record.id, role=record.role, owner=owner)
-    if codec.encode(wanted) != codec.encode(_profile(record)):
-        raise _False("it says something else than what was signed")
-
-
-def _said_in_part(
-    record: Record,
-    before: Record | None,
-    payload: bytes,
-    sender: Sender,
-    signature: Signature,
-    operators: frozenset[str],
-) -> None:
-    patch = codec.decode_object(payload)
-    if signature.successor:
+    def _handed_over(self, record: Record, payload: bytes, patch: object, sender: Sender, signature: Signature) -> None:
         successor = read_sender(signature.successor)
         if successor is None or record.owner != NKEY + successor.user:
             raise _False("it was handed over to another key than the one that agreed")
         check_signature(successor, sender.sub, payload)
         if patch != {"owner": record.owner}:
             raise _False("the hand-over that was signed is another one")
-        if before is not None:
-            _by(sender, before, operators)
-            _same(record, replace(before, owner=record.owner))
-        return
-    _by(sender, record, operators)
-    base = before or record
-    said = codec.from_members(patched(codec.members(base), patch))
-    _same(record, said)
+        if self._before is not None:
+            self._may(sender, self._before)
+            _same(record, replace(self._before, owner=record.owner))
+
+    def _deregistered(self, change: Change, payload: bytes, sender: Sender) -> None:
+        self._may(sender, change.record)
+        _same(change.record, self._before)
+        reason = codec.decode_object(payload).get("reason", "")
+        if reason[: limits.REASON_CHARS] != change.reason:
+            raise _False("it is told with another reason than the one that was signed")
+
+    def _may(self, sender: Sender, record: Record, *, owned: bool = False) -> None:
+        """A key acts on its own agents, and on what nobody owns unless that has to be `owned`; an operator on all."""
+        mine = record.owner == NKEY + sender.user
+        free = not owned and not record.owner.startswith(NKEY)
+        if not (mine or free or self._operates(sender)):
+            raise _False(f"{sender.user}, no known operator, signed it, and it belongs to {record.owner!r}")
+
+    def _operates(self, sender: Sender) -> bool:
+        return sender.user in self._against.operators
 
 
-def _by(sender: Sender, record: Record, operators: frozenset[str]) -> None:
-    if record.owner.startswith(NKEY) and sender.user not in operators and record.owner != NKEY + sender.user:
-        raise _False(f"{sender.user} signed it, and it belongs to {record.owner!r}")
+def _verb(sender: Sender, record: Record, realm: str) -> str:
+    """What was signed to do; the subject says it, and to whom."""
+    parts = sender.sub.split(".")
+    if len(parts) != 5:
+        raise _False(f"subject {sender.sub!r} is none of a command")
+    if realm not in ("", parts[1]):
+        raise _False(f"it was signed for realm {parts[1]!r}")
+    role, id = names(f"{parts[3]}.{parts[4]}")
+    if (role, id) != (record.role, record.id):
+        raise _False(f"it was signed for {role} {id!r}")
+    return parts[2]
 
 
 def _same(record: Record, other: Record | None) -> None:

@@ -29,6 +29,9 @@ from rollcall.sdk.clock import now_ms
 from rollcall.sdk.watch import Position
 
 TIMEOUT: Seconds = 5.0
+AMBIGUOUS_FOR: Seconds = 1.0
+"""How long a refusal waits that may be of one of several commands."""
+
 WINDOW = 1024
 """Commands of one bulk call that are on their way at once."""
 
@@ -46,7 +49,7 @@ class Outgoing(Struct, frozen=True):
 
 
 class Flying(Struct, frozen=True, gc=False):
-    """A command that was sent and not answered yet. `subject` is in lower case, as refusals of the bus name it."""
+    """A command that was sent and not answered yet."""
 
     command: Outgoing
     name: str
@@ -152,7 +155,7 @@ class Commands:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Entry] = loop.create_future()
         subject = self._subjects.command(command.verb, command.key)
-        flying = Flying(command, name, subject.lower(), future, loop.time() + timeout)
+        flying = Flying(command, name, subject, future, loop.time() + timeout)
         if len(command.body) > limits.RECORD_BYTES:
             size, most = len(command.body), limits.RECORD_BYTES
             future.set_exception(TooLarge(f"{command.verb} {command.key}: {size} bytes; a record may have {most}"))
@@ -174,9 +177,12 @@ class Commands:
 
     def _on_denied(self, subject: str, error: Denied) -> bool:
         """The bus refused something that this connection published."""
-        refused = [one for one in self._waiting.values() if one.subject == subject and not one.future.done()]
-        for flying in refused:
-            flying.future.set_exception(error)
+        refused = [one for one in self._waiting.values() if one.subject.lower() == subject and not one.future.done()]
+        if len({one.subject for one in refused}) > 1:
+            # Refusals come in lower case. Which of these it is shows: the others are answered.
+            asyncio.get_running_loop().call_later(AMBIGUOUS_FOR, _deny, refused, error)
+        else:
+            _deny(refused, error)
         return bool(refused)
 
     async def _on_outcome(self, message: Msg) -> None:
@@ -206,6 +212,12 @@ class Commands:
         error = _refusal(message)
         flying = self._waiting.get(message.subject.rpartition(".")[2])
         if error is not None and flying is not None and not flying.future.done():
+            flying.future.set_exception(error)
+
+
+def _deny(refused: Iterable[Flying], error: Denied) -> None:
+    for flying in refused:
+        if not flying.future.done():
             flying.future.set_exception(error)
 
 

@@ -12,8 +12,9 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from rollcall.bus.connection import request
 from rollcall.bus.subjects import Subjects
-from rollcall.core.errors import NotFound, RollcallError
+from rollcall.core.errors import Denied, NotFound, RollcallError
 from rollcall.core.instants import Seconds, instant
 from rollcall.sdk.registry import Registry
 from rollcall.sdk.workers import ask_all
@@ -44,7 +45,7 @@ async def diagnose(registry: Registry) -> AsyncIterator[Finding]:
     """Checks one part after the other, and tells each finding as soon as it is there."""
     client, subjects = registry.bus
     yield _server(client)
-    yield await _streams(client, subjects)
+    yield await _streams(registry)
     try:
         info = await registry.info()
     except RollcallError as error:
@@ -70,11 +71,13 @@ def _server(client: Client) -> Finding:
     return Finding("server", Verdict.OK, found)
 
 
-async def _streams(client: Client, subjects: Subjects) -> Finding:
+async def _streams(registry: Registry) -> Finding:
     """An agent should be unable to touch a stream, whatever it publishes."""
+    client, subjects = registry.bus
     try:
-        reply = await client.request(f"$JS.API.STREAM.INFO.{subjects.roll_stream}", b"", timeout=1)
-    except (TimeoutError, nats.errors.Error):
+        info = f"$JS.API.STREAM.INFO.{subjects.roll_stream}"
+        reply = await request(client, info, b"", timeout=1, denials=registry.denials)
+    except (TimeoutError, Denied, nats.errors.Error):
         return Finding("streams", Verdict.OK, "out of reach for this user, as they should be for agents")
     if b'"config"' not in reply.data:
         return Finding("streams", Verdict.OK, "out of reach for this user, as they should be for agents")

@@ -4,13 +4,12 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import TypeAlias, TypedDict
-
-from msgspec import Struct
+from typing import ClassVar, TypeAlias, TypedDict
 
 from rollcall.bus.connection import Tls
+from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Invalid
-from rollcall.identity.keys import Key, default_keyring, key_of, load_jwt, load_key
+from rollcall.identity.keys import Key, default_keyring, key_of, load_jwt, load_key, may_be_secret
 
 KeyLike: TypeAlias = Key | Path | str
 """A key, the path of its file, its name among the keys of this user, or a seed."""
@@ -24,18 +23,16 @@ class SigningIn(TypedDict, total=False):
     tls: Tls | None
 
 
-class Login(Struct, frozen=True, kw_only=True):
+class Login(Discreet, frozen=True, kw_only=True):
     """Plain values, read once. `key` signs commands and questions; `credentials` and `seed` open the connection."""
 
+    shown: ClassVar[tuple[str, ...]] = ("key",)
     key: Key | None = None
     credentials: Path | None = None
     seed: str = ""
     account: str = ""
     inbox: str = ""
     tls: Tls | None = None
-
-    def __repr__(self) -> str:
-        return f"Login(key={self.key!r})"
 
 
 def login(key: KeyLike | None = None, credentials: Path | str | None = None, tls: Tls | None = None) -> Login:
@@ -72,8 +69,8 @@ def as_key(key: KeyLike) -> Key:
     """
     if isinstance(key, Key):
         return key
-    if isinstance(key, str) and key.startswith("SU") and len(key) == 58:
-        return key_of(key)
+    if isinstance(key, str) and may_be_secret(key):
+        return key_of(key.strip())
     path = Path(key)
     if isinstance(key, str) and os.sep not in key and not path.exists():
         return default_keyring().load(key)

@@ -29,7 +29,7 @@ from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.names import checked_name
 from rollcall.core.query import By
 from rollcall.core.records import Change, Entry, Health, Message, Profile
-from rollcall.identity.keys import Key
+from rollcall.identity.keys import Key, checked_public
 from rollcall.identity.signing import SenderSigner
 from rollcall.sdk.agent import Agent
 from rollcall.sdk.answers import Changes, Messages, Page, RollCall, Story, Waiting
@@ -171,7 +171,8 @@ class Registry:
         self._client = client
         self._signers = signers
         self._signer = signers.of(who.key) if who.key is not None else None
-        self._denials = denials
+        self.denials = denials
+        """What the bus refused to this connection."""
         self._subjects = subjects
         self._commands = commands
         self.host = token(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"[:64])
@@ -339,7 +340,7 @@ class Registry:
         Raises:
             Unauthorized: this is neither an operator's connection nor that key's.
         """
-        body = codec.encode({"key": key})
+        body = codec.encode({"key": checked_public(key)})
         told = codec.decode_object(await self._ask_once(self._subjects.operate("revoke"), body, timeout))
         return dict(told["revoked"])
 
@@ -585,7 +586,7 @@ class Registry:
     async def _ask_once(self, subject: str, body: bytes, timeout: Seconds) -> bytes:
         headers = self._signed(subject, body)
         try:
-            reply = await request(self._client, subject, body, timeout=timeout, headers=headers, denials=self._denials)
+            reply = await request(self._client, subject, body, timeout=timeout, headers=headers, denials=self.denials)
         except nats.errors.NoRespondersError as error:
             raise Unavailable(
                 f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"

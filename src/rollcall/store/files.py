@@ -45,7 +45,9 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Writes `data` so that a reader, or a crash, finds the old file or the new one, never a part."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # Whatever lies there, a crash or somebody else left it: it gives neither its mode nor, as a link, its place.
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()

@@ -84,6 +84,16 @@ class Snapshot:
         told = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
         return Position(told.get("epoch", ""), int(told.get("revision", "0")))
 
+    def noted(self, name: str) -> str:
+        """What was noted under a name; empty for nothing."""
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (f"note {name}",)).fetchone()
+        return str(row[0]) if row is not None else ""
+
+    def note(self, name: str, value: str) -> None:
+        """Keeps something that is not part of the roll."""
+        with self._writing():
+            self._connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (f"note {name}", value))
+
     def load(self) -> Iterable[Kept]:
         """Every place of the file: agents, then tombstones."""
         for kind, revision, at, seen, health, record in self._connection.execute(

@@ -1,7 +1,8 @@
 """What workers tell each other about identities: which nonces were used, and which keys are revoked.
 
 Commands are checked by the leader, and whoever leads next must know what it took. Revoked keys stand in the leases
-bucket; a key that was revoked once stays revoked, so what is known here and what stands there is put together.
+bucket and in each worker's snapshot; a key that was revoked once stays revoked, so what is known here and what stands
+there is put together.
 """
 
 import asyncio
@@ -17,11 +18,13 @@ from rollcall.bus.subjects import Subjects
 from rollcall.core import codec, limits
 from rollcall.core.errors import Busy, RollcallError, Unavailable
 from rollcall.core.instants import Seconds, Timestamp
+from rollcall.worker.commit import Committer
 from rollcall.worker.identity import Identity, Used
 
 LOOK_EVERY: Seconds = 2.0
 MOST_TOGETHER = 256
 TRIES = 5
+NOTE = "revoked"
 
 log = structlog.get_logger(__name__)
 
@@ -35,15 +38,19 @@ class Revoked(Struct, frozen=True):
 class Gazette:
     """Tells and hears while the worker runs."""
 
-    def __init__(self, client: Client, subjects: Subjects, identity: Identity) -> None:
+    def __init__(self, client: Client, subjects: Subjects, identity: Identity, committer: Committer) -> None:
         self._client = client
+        self._committer = committer
         self._subject = subjects.nonces
         self._identity = identity
         self._key = LeaseKey(client, subjects, "revoked")
         self._keys: dict[str, Timestamp] = {}
 
     async def listen(self) -> None:
-        """Hears of nonces from now on; the connection keeps the subscription over reconnects."""
+        """Knows what this worker noted, and hears of nonces from now on, over reconnects too."""
+        noted = await self._committer.call(self._committer.snapshot.noted, NOTE)
+        if noted:
+            self._know(codec.decode(noted.encode(), Revoked).keys)
         await subscribe_all(self._client, self._subject, self._on_nonces)
 
     async def run(self) -> None:
@@ -81,10 +88,15 @@ class Gazette:
             if len(body) > limits.RECORD_BYTES:
                 raise Busy(f"{len(standing)} keys are revoked, the bound; give the realm new operators' keys instead")
             if keys == standing or await self._key.write(body):
-                self._keys = keys
-                self._identity.revoked = frozenset(keys)
+                if keys != self._keys:
+                    self._know(keys)
+                    await self._committer.call(self._committer.snapshot.note, NOTE, body.decode())
                 return
         raise Unavailable("the list of revoked keys changed again and again; try again")
+
+    def _know(self, keys: dict[str, Timestamp]) -> None:
+        self._keys = keys
+        self._identity.revoked = frozenset(keys)
 
     async def _on_nonces(self, message: Msg) -> None:
         try:

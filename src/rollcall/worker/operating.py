@@ -21,6 +21,7 @@ from rollcall.worker.governing import Governing
 from rollcall.worker.identity import Identity
 from rollcall.worker.lead import Lead
 from rollcall.worker.roster import Roster
+from rollcall.worker.sight import View
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +75,7 @@ class Operating:
             verb = message.subject.rpartition(".")[2]
             sender = self._identity.sender(message.subject, message.headers, message.data)
             self._check(verb, message.data, sender)
-            done = await self._do(verb, message.data)
+            done = await self._do(verb, message.data, View(self._identity, self._roster, sender))
         except RollcallError as error:
             await refuse(self._client, message, error)
             return
@@ -82,14 +83,18 @@ class Operating:
             await self._client.publish(message.reply, codec.encode(done))
 
     def _check(self, verb: str, body: bytes, sender: str) -> None:
-        """Where there are operators, only they operate; a key that is lost may always be revoked by itself."""
+        """Where there are operators, only they operate; a key may always be revoked by itself."""
         by_itself = verb == "revoke" and sender != "" and codec.decode(body, Revocation).key == sender
-        if verb == "pending" or by_itself or (self._identity.may_operate(sender) and (sender or verb != "revoke")):
+        # Without operators anybody operates; but nobody takes another's key away for good.
+        may = self._identity.operates(sender) if verb == "revoke" else self._identity.may_operate(sender)
+        if verb == "pending" or by_itself or may:
             return
         who = f"{sender} is none" if sender else "this is not signed"
         raise Unauthorized(f"only an operator of realm {self._subjects.realm!r} may {verb}, and {who}; sign it")
 
-    async def _do(self, verb: str, body: bytes) -> Any:  # Any: the answer of the verb, a Struct or a mapping
+    async def _do(
+        self, verb: str, body: bytes, view: View
+    ) -> Any:  # Any: the answer of the verb, a Struct or a mapping
         match verb:
             case "release":
                 clock = self._roster.clock
@@ -101,7 +106,7 @@ class Operating:
             case "call":
                 return await self._calling.call()
             case "pending":
-                return {"pending": self._lead.antechamber.told()}
+                return {"pending": [one for one in self._lead.antechamber.told() if view.sees(one["role"])]}
             case "approve" | "deny":
                 return self._settle(codec.decode(body, Verdict), verb == "approve")
             case "revoke":

@@ -224,7 +224,7 @@ class Service:
         id = text(request.subject.rpartition(".")[2])
         await self._beats.caught_up()
         place = self._roster.standing(id)
-        if place is None or not self._sight.of(request).sees(place.record.role):
+        if place is None or not self._sight.of(request).sees_agent(place.record):
             raise NotFound(f"no agent {id!r} is on the roll; register it first", **self._answers.signature())
         entry = self._answers.entry(place)
         said = self._answers.signature()
@@ -238,17 +238,18 @@ class Service:
         await self._committer.settled()
         view = self._sight.of(request)
         changes = await self._committer.call(self._committer.snapshot.history, id, _page_size(query.limit))
-        if changes and not all(view.sees(change.role) for change in changes):
-            return self._answers.envelope(changes=[], refusals=[])
-        told, _ = self._fitting([_told(change) for change in reversed(changes)])
+        shown = [change for change in changes if view.sees_agent(change.record)]
+        told, _ = self._fitting([_told(change) for change in reversed(shown)])
         refused = await refusals(self._client, self._subjects, id)
+        refused = [one for one in refused if shown or view.sees(str(one.get("role", "")))]
         return self._answers.envelope(changes=told[::-1], refusals=refused)
 
     async def _messages(self, request: Request) -> bytes:
         id = request.subject.rpartition(".")[2]
         place = self._roster.standing(text(id))
-        if place is not None:
-            self._sight.of(request).check(place.record.role)
+        view = self._sight.of(request)
+        if place is not None and not view.sees_agent(place.record):
+            view.check(place.record.role)
         stream, subject = self._subjects.messages_stream, self._subjects.message(id)
         kept = [_letter(one) for one in await held(self._client, stream, subject, MESSAGES_OF_ONE)]
         fitting, _ = self._fitting([one for one in kept[::-1] if one is not None])

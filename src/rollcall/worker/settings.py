@@ -1,17 +1,17 @@
 """What a worker is told, once, at the door."""
 
 from pathlib import Path
-
-from msgspec import Struct
+from typing import ClassVar
 
 from rollcall.bus.connection import Tls
 from rollcall.core import limits
+from rollcall.core.discreet import Discreet
 from rollcall.core.instants import Seconds
 from rollcall.worker.governing import GoverningSettings
 from rollcall.worker.identity import IdentitySettings
 
 
-class WorkerSettings(Struct, frozen=True, kw_only=True):
+class WorkerSettings(Discreet, frozen=True, kw_only=True):
     """Plain values for one worker of one realm.
 
     `tombstone_ttl` is how long the roll remembers that an agent left; `history_rows` and `history_age` bound the
@@ -20,6 +20,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     system account of a server of one's own, with `system_seed` or `system_creds` where that needs a key.
     """
 
+    shown: ClassVar[tuple[str, ...]] = ("name", "realm", "snapshot")
     url: str
     realm: str = "default"
     name: str
@@ -40,6 +41,3 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     system_url: str = ""
     system_seed: str = ""
     system_creds: Path | None = None
-
-    def __repr__(self) -> str:
-        return f"WorkerSettings(name={self.name!r}, realm={self.realm!r}, snapshot={str(self.snapshot)!r})"

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from rollcall.core.commands import NKEY
 from rollcall.core.errors import Denied
+from rollcall.core.records import Record
 from rollcall.worker.identity import Identity
 from rollcall.worker.roster import Roster
 
@@ -38,6 +39,10 @@ class View:
         if rule is None or self._key in rule.keys or self._identity.operates(self._key):
             return True
         return self._key != "" and any(self._plays(role) for role in rule.roles)
+
+    def sees_agent(self, record: Record) -> bool:
+        """Whether an agent is shown: whose it is sees it, whatever hides its role."""
+        return self.sees(record.role) or (self._key != "" and record.owner == NKEY + self._key)
 
     def check(self, role: str) -> None:
         """Refuses a question about a role that is not shown.

@@ -88,7 +88,8 @@ def access() -> Access:
 def signing_in(nats: str | None) -> SigningIn:
     """How to sign in to `nats`. The local `rollcall up --auth` leaves word how people on this machine do."""
     local = {} if nats else _local()
-    tls = _said.tls or (Tls(ca=Path(local["tls_ca"])) if local.get("tls_ca") else None)
+    told = Access(**{name: local.get(name) for name in ("tls_ca", "tls_cert", "tls_key")})
+    tls = _said.tls or told.tls
     return {"key": _said.key, "credentials": _said.credentials or local.get("credentials"), "tls": tls}
 
 

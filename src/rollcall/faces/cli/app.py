@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rollcall.core.errors import RollcallError
-from rollcall.faces.cli import agents, ask, creds, demo, doctor, files, http, keys, operate, serve, verify
+from rollcall.faces.cli import agents, ask, creds, demo, doctor, files, http, keys, operate, serve, sync, verify
 from rollcall.faces.cli.common import fail, set_up_logs
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(operate.guard, name="guard")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(creds.creds, name="creds")
 app.add_typer(creds.certs, name="certs")
+app.add_typer(sync.sync, name="sync")
 
 
 def _show_version(wanted: bool) -> None:

@@ -65,6 +65,7 @@ class Environment(BaseSettings):
     http_cors: Annotated[str, Field(alias="ROLLCALL_HTTP_CORS")] = ""
     http_rate: Annotated[float, Field(ge=0, alias="ROLLCALL_HTTP_RATE")] = 0.0
     per_agent: Annotated[int, Field(ge=0, alias="ROLLCALL_METRICS_AGENTS")] = 1000
+    mindx_root: Path = Path()
     database_url: str = ""
     redis_url: str = ""
     log_level: Annotated[str, Field(validation_alias=AliasChoices("ROLLCALL_LOG_LEVEL", "LOG_LEVEL"))] = "info"
@@ -106,6 +107,7 @@ def face_settings(said: Environment, tokens: list[str], origins: list[str], rate
         origins=(*origins, *said.http_cors.split()),
         rate=rate or said.http_rate,
         per_agent=said.per_agent,
+        mindx_root=said.mindx_root,
     )
 
 
@@ -130,11 +132,11 @@ def token(text: str) -> Token:
     return Token(secret, scope)
 
 
-def kept_token(data_dir: Path) -> Path:
-    """Where the token of a data dir is kept; made there on first use."""
-    path = data_dir / "http.token"
+def kept_token(path: Path) -> Path:
+    """Where a token is kept; made there on first use."""
+    path = path.absolute()
     if not path.exists():
-        make_private(data_dir)
+        make_private(path.parent)
         write_whole(path, secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
     return path
 
@@ -163,6 +165,8 @@ def default_address(dialect: Dialect, said: Environment) -> str:
             return f"127.0.0.1:{usual if said.server_port is None else said.server_port}"
         case Dialect.NOA_RUST:
             return "127.0.0.1:3003"
+        case Dialect.MINDX:
+            return "127.0.0.1:8000"
 
 
 def listeners(listen: list[str], dialects: list[Dialect], said: Environment) -> list[Listener]:

@@ -21,8 +21,8 @@ from rollcall.faces.cli.common import LOG_LEVELS, Realm, announced, err, forever
 from rollcall.faces.cli.http import DEFAULT_LISTEN, Environment, address, face_settings, kept_token
 from rollcall.faces.cli.http import face as serving_face
 from rollcall.faces.cli.settings import default_data_dir, from_environment, seed, worker_settings
-from rollcall.faces.http.access import Token
-from rollcall.faces.http.settings import Listener, check_address, is_loopback
+from rollcall.faces.http.access import Scope, Token
+from rollcall.faces.http.settings import FaceSettings, Listener, check_address, is_loopback
 from rollcall.sdk.login import SigningIn
 from rollcall.store.files import InUse
 from rollcall.worker import Worker, serving
@@ -197,13 +197,13 @@ async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None
             nkey_seed=server.worker_seed if authority is None else "",
             credentials=authority.worker_user if authority is not None else None,
             tls=tls,
-            operators_file=authority.operators_file if authority is not None else None,
+            operators_file=authority.operators_file(realm) if authority is not None else None,
         )
         signing_in: SigningIn = {"tls": tls}
-        local: dict[str, object] = {"tls_ca": access().tls_ca} if tls is not None else {}
+        local: dict[str, object] = {f"tls_{name}": path for name, path in _tls_files(tls).items()}
         if authority is not None:
             signing_in["credentials"] = authority.user(realm, HTTP_USER)
-            local["credentials"] = str(authority.user(realm, OPERATOR_USER))
+            local["credentials"] = str(authority.user(realm, OPERATOR_USER).absolute())
         async with (
             serving(settings),
             face(server.url, realm, signing_in) as told,
@@ -223,6 +223,14 @@ def _own_tls(bundled: Bundled) -> Tls | None:
     return Tls(Path(ca) if ca else None, *shown)
 
 
+def _tls_files(tls: Tls | None) -> dict[str, str]:
+    """What commands on this machine need of it."""
+    if tls is None:
+        return {}
+    files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key}
+    return {name: str(path.absolute()) for name, path in files.items() if path is not None}
+
+
 def _snapshot(place: Path, realm: str) -> Path:
     return place / "snapshots" / f"{realm}.db"
 
@@ -234,7 +242,7 @@ def _say_where(told: Mapping[str, object], realm: str, place: Path) -> None:
     if "credentials" in told:
         err.print("only users of `rollcall creds` are let in; commands on this machine sign in as its operator")
     if "http_token" in told:
-        err.print(f"HTTP asks for the token in {told['http_token']}")
+        err.print(f"HTTP asks for the token in {told['http_token']}; for reading, that in {told['http_read_token']}")
 
 
 Serve = Callable[[str, str, SigningIn], AbstractAsyncContextManager[dict[str, object]]]
@@ -243,15 +251,14 @@ Serve = Callable[[str, str, SigningIn], AbstractAsyncContextManager[dict[str, ob
 def _face(http: str, tokens: list[str], guarded: Path | None) -> Serve:
     """How HTTP is served beside the worker; what is told of both goes into the ready file.
 
-    Whatever is wrong with it is said before anything is started. Where the bus is `guarded`, HTTP is too: without a
-    token given one is made, and kept in the data dir.
+    Whatever is wrong with it is said before anything is started. Where the bus is `guarded`, by the data dir of its
+    authority, HTTP is too.
     """
     said = from_environment(Environment)
-    kept: dict[str, object] = {}
-    if guarded is not None and http != "off" and not tokens and not said.http_tokens:
-        path = kept_token(guarded)
-        tokens, kept = [f"@{path}"], {"http_token": str(path)}
     settings = face_settings(said, tokens, [], 0.0)
+    kept: dict[str, object] = {}
+    if guarded is not None and http != "off":
+        settings, kept = _guarded(said, tokens, settings, guarded)
     wanted = [] if http == "off" else [address(http)]
     for listener in wanted:
         check_address(listener, settings)
@@ -266,6 +273,21 @@ def _face(http: str, tokens: list[str], guarded: Path | None) -> Serve:
             yield {**told, "http": found[0].url}
 
     return served
+
+
+def _guarded(
+    said: Environment, tokens: list[str], settings: FaceSettings, place: Path
+) -> tuple[FaceSettings, dict[str, object]]:
+    """HTTP asks for a token for whatever is done, and for reading; those that were not given are made, and kept."""
+    kept: dict[str, object] = {}
+    wanted = list(tokens)
+    if not settings.tokens:
+        kept["http_token"] = str(kept_token(place / "http.token"))
+        wanted.append(f"@{kept['http_token']}")
+    if not any(token.scope is Scope.READ for token in settings.tokens):
+        kept["http_read_token"] = str(kept_token(place / "http-read.token"))
+        wanted.append(f"read:@{kept['http_read_token']}")
+    return face_settings(said, wanted, [], 0.0), kept
 
 
 async def _worker(

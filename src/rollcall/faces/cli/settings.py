@@ -1,5 +1,6 @@
 """What the environment says, read once at the door."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -10,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rollcall.bus.connection import Tls
 from rollcall.bus.shapes import REFUSALS_AGE
 from rollcall.core import limits
-from rollcall.core.errors import Misconfigured
+from rollcall.core.errors import Invalid, Misconfigured
 from rollcall.identity.keys import checked_public, load_key
 from rollcall.worker import GoverningSettings, IdentitySettings, Rule, WorkerSettings
 
@@ -41,6 +42,7 @@ class Tuning(BaseSettings):
     approve_most: PositiveInt = 1000
     signatures: Literal["off", "optional", "required"] = "optional"
     operators: str = ""
+    operators_file: Path | None = None
     visibility: Path | None = None
     system_nats: str = ""
     system_key: Path | None = None
@@ -96,8 +98,8 @@ def worker_settings(
     told = from_environment(Tuning).model_dump()
     identity = IdentitySettings(
         signatures=told.pop("signatures"),
-        operators=frozenset(checked_public(key) for key in told.pop("operators").replace(",", " ").split()),
-        operators_file=operators_file,
+        operators=frozenset(_keys("ROLLCALL_OPERATORS", told.pop("operators").replace(",", " ").split())),
+        operators_file=told.pop("operators_file") or operators_file,
         visibility=_rules(told.pop("visibility")),
     )
     system_key = told.pop("system_key")
@@ -146,7 +148,19 @@ def _rules(path: Path | None) -> tuple[Rule, ...]:
             f"the visibility rules {path} are wrong at {where or 'the top'}: {first['msg']}; write them like "
             '[{"role": "secret*", "keys": ["U..."], "roles": ["lieutenant"]}]'
         ) from error
-    return tuple(Rule(rule.role, tuple(checked_public(key) for key in rule.keys), rule.roles) for rule in found)
+    return tuple(Rule(rule.role, _keys(str(path), rule.keys), rule.roles) for rule in found)
+
+
+def _keys(where: str, named: Iterable[str]) -> tuple[str, ...]:
+    """Public keys that an operator wrote down.
+
+    Raises:
+        Misconfigured: one is none.
+    """
+    try:
+        return tuple(checked_public(key) for key in named)
+    except Invalid as error:
+        raise Misconfigured(f"{where}: {error.message}") from error
 
 
 def seed(path: Path) -> str:

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rollcall.core.instants import instant, timestamp
-from rollcall.core.records import Change, ChangeKind, Entry, Liveness
+from rollcall.core.records import Change, ChangeKind, Entry, Liveness, Signature
+from rollcall.core.senders import read_sender
 
 COLOURS = {
     Liveness.LIVE: "green",
@@ -122,6 +123,9 @@ def age(seen: str | None) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Signature):
+        sender = read_sender(value.sender)
+        return f"{sender.user} at {sender.ts}" if sender is not None else "unknown"
     if isinstance(value, tuple):
         return ", ".join(str(item) for item in value)
     if isinstance(value, dict):

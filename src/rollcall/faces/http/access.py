@@ -3,8 +3,9 @@
 import hmac
 import re
 from enum import IntEnum
+from typing import ClassVar
 
-from msgspec import Struct
+from rollcall.core.discreet import Discreet
 
 _BEARER = re.compile(r"(?i:bearer) +(\S+) *")
 
@@ -17,14 +18,12 @@ class Scope(IntEnum):
     ADMIN = 3
 
 
-class Token(Struct, frozen=True):
+class Token(Discreet, frozen=True):
     """A secret and what it allows."""
 
+    shown: ClassVar[tuple[str, ...]] = ("scope",)
     secret: str
     scope: Scope = Scope.ADMIN
-
-    def __repr__(self) -> str:
-        return f"Token({self.scope.name.lower()})"
 
 
 class Access:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rollcall import Registry
-from rollcall.core.errors import RollcallError
+from rollcall.core.errors import Misconfigured, RollcallError
 from rollcall.faces.http.access import Access
 from rollcall.faces.http.bounds import Bounds, Refuse
 from rollcall.faces.http.events import Hub
@@ -19,6 +19,7 @@ from rollcall.faces.http.native import Native
 from rollcall.faces.http.noa import routes as noa
 from rollcall.faces.http.noa.rust import Rust
 from rollcall.faces.http.problems import problem
+from rollcall.faces.http.replies import reply
 from rollcall.faces.http.settings import Dialect, FaceSettings
 from rollcall.faces.http.vers import routes as vers
 
@@ -65,6 +66,15 @@ class Face:
                 rust = Rust(self._registry, self._settings.noa, self._access)
                 self._to_close.append(rust)
                 return self._around(rust.app(), _as_noa, open_to_all=True)
+            case Dialect.MINDX:
+                return self._around(self._mindx(), _as_mindx)
+
+    def _mindx(self) -> ASGIApp:
+        try:
+            from rollcall.faces.http.mindx.routes import Mindx  # noqa: PLC0415  its cryptography is slow to load
+        except ImportError as error:
+            raise Misconfigured(f"{error.name} is missing; install it: pip install 'rollcall-bus[mindx]'") from error
+        return Mindx(self._registry, self._settings.mindx_root, self._access).app()
 
     def _together(self) -> ASGIApp:
         of_noa = self._noa(uptime=True)
@@ -140,3 +150,7 @@ def _as_vers(_: str, error: RollcallError, __: int) -> Response:
 
 def _as_noa(_: str, error: RollcallError, __: int) -> Response:
     return noa.refusal(error)
+
+
+def _as_mindx(_: str, error: RollcallError, status: int) -> Response:
+    return reply({"detail": error.message}, status)

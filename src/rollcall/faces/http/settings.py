@@ -2,6 +2,7 @@
 
 import ipaddress
 from enum import StrEnum
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ class Dialect(StrEnum):
     VERS = "vers"
     NOA = "noa"
     NOA_RUST = "noa-rust"
+    MINDX = "mindx"
 
 
 class Listener(Struct, frozen=True):
@@ -66,7 +68,8 @@ class NoaSettings(Struct, frozen=True, kw_only=True):
 class FaceSettings(Struct, frozen=True, kw_only=True):
     """One HTTP face. `rate` is requests a second of one client, 0 for any number; `origins` may call from browsers.
 
-    `per_agent` is up to how many agents a metric of each one is told.
+    `per_agent` is up to how many agents a metric of each one is told. `mindx_root` is the mindX installation whose
+    wallets that dialect signs with.
     """
 
     tokens: tuple[Token, ...] = ()
@@ -78,6 +81,7 @@ class FaceSettings(Struct, frozen=True, kw_only=True):
     body_timeout: Seconds = 10.0
     drain: Seconds = 10.0
     per_agent: int = 1000
+    mindx_root: Path = Path()
 
 
 def check_address(listener: Listener, settings: FaceSettings) -> None:

@@ -1,0 +1,353 @@
+"""One sync of a registry file with the agents that run: read, compare, repair, write, remember."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from rollcall.core.errors import RollcallError
+from rollcall.faces.files.mindx import merge as merging
+from rollcall.faces.files.mindx.document import AGENTS, UPDATED_BY, Changed, Document, File
+from rollcall.faces.files.mindx.history import Edit, Item, State, Store, new_sync_id
+from rollcall.faces.files.mindx.identities import IdentityManager, is_signed, registration_message
+from rollcall.faces.files.mindx.merge import WHOLE, Base, Conflict, Entry, Merged, Rules, Running, compared
+from rollcall.faces.files.mindx.repair import Repair, Repaired
+from rollcall.faces.files.mindx.running import Side
+from rollcall.faces.files.mindx.wallets import line_name
+
+TRIES = 3
+UNKNOWN = "unknown"
+"""The type of an agent of which nobody knows it."""
+
+Event = dict[str, Any]  # Any: as mindX tells it
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How to sync, beside how to merge. `create` makes wallets that are missing; `write` false only says what would
+    happen; `only_keys` leaves everything but identities alone.
+    """
+
+    rules: Rules = Rules()
+    repair: bool = True
+    create: bool = True
+    validate: bool = True
+    write: bool = True
+    only_keys: bool = False
+
+
+class Outcome(Struct):
+    """What a sync did."""
+
+    sync_id: str
+    synced: int = 0
+    added: int = 0
+    changed: int = 0
+    wallets: int = 0
+    rewritten: int = 0
+    validated: int = 0
+    conflicts: list[Conflict] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+
+
+class RegistrySync:
+    """Keeps one file in step with one running side."""
+
+    def __init__(
+        self,
+        path: Path,
+        side: Side,
+        manager: IdentityManager,
+        *,
+        now: Callable[[], float] = time.time,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._side = side
+        self._manager = manager
+        self._now = now
+        self._tell = on_event or (lambda event: None)
+        self.store = Store(path)
+
+    async def sync(self, options: Options) -> Outcome:
+        """Brings both sides together.
+
+        Raises:
+            Refused: the file cannot be read; it was not touched.
+            RollcallError: the running side cannot be asked.
+        """
+        if not options.write:
+            return await self._once(options)
+        async with self.store.turn():
+            for _ in range(TRIES):
+                try:
+                    return await self._once(options)
+                except Changed:
+                    await asyncio.sleep(0)
+            raise RollcallError(f"{self._path} was written by somebody else again and again; try again")
+
+    def read(self) -> File:
+        """The file as it is.
+
+        Raises:
+            Refused: it cannot be read.
+        """
+        return File.read(self._path, AGENTS, empty_registry(self._now()))
+
+    async def _once(self, options: Options) -> Outcome:
+        started = self._now()
+        state = self.store.state()
+        file = self.read()
+        raw_before, hash_before = file.raw, file.digest
+        entries = {id: entry for id, entry in file.items.items() if isinstance(entry, dict)}
+        agents = await self._side.agents()
+        # A file that is not there was not emptied: it is made anew.
+        base = state.base if file.digest else Base()
+        merged = Merged() if options.only_keys else merging.merge(entries, agents, base, options.rules)
+        if not self._side.keeps:
+            merged.held |= {(id, WHOLE) for id in merged.register}
+            merged.register.clear()
+        outcome = Outcome(new_sync_id(int(started * 1000)), conflicts=merged.conflicts)
+        outcome.errors += [
+            f"Failed to sync agent {id}: its entry is no object" for id in file.items if id not in entries
+        ]
+        after = self._after(entries, merged)
+        if not options.only_keys and options.rules.to_file:
+            for id in agents.keys() & after.keys():
+                after[id].setdefault("type", UNKNOWN)
+        repaired = self._repair(after, agents, options)
+        if self._side.keeps and options.rules.to_runtime and not options.only_keys:
+            _pass_identities_on(after, entries, agents, repaired, merged)
+        self._count(outcome, entries, after, merged, repaired, agents, options)
+        outcome.edits = edits(entries, after, agents, merged)
+        if not options.write:
+            return outcome
+        changed = [id for id, entry in after.items() if not merging.same(entry, entries.get(id))]
+        if outcome.edits or raw_before is None:
+            self.store.keep_copy(outcome.sync_id, raw_before)
+        if changed or merged.delete_from_file:
+            self._write(file, after, changed, merged, started)
+        elif raw_before is None:
+            self._write(file, after, [], merged, started)
+        failed = await self._to_runtime(merged, after, repaired, outcome)
+        if not options.only_keys:
+            base = new_base(base, after, agents, merged, failed)
+        self._remember(state, base, outcome, started, hash_before, file.digest)
+        self._tell_identities(repaired)
+        return outcome
+
+    def _after(self, entries: dict[str, Entry], merged: Merged) -> dict[str, Entry]:
+        """The entries of the file as they shall be; what the file gave the id falls back to the key."""
+        kept = {id: deepcopy(merged.file.get(id, entry)) for id, entry in entries.items()}
+        new = {id: entry for id, entry in merged.file.items() if id not in entries}
+        return {id: entry for id, entry in {**kept, **new}.items() if id not in merged.delete_from_file}
+
+    def _repair(self, after: dict[str, Entry], agents: dict[str, Running], options: Options) -> Repaired:
+        repair = Repair(
+            self._manager, create=options.create, write=options.write, thorough=options.repair or options.only_keys
+        )
+        if options.rules.to_file:
+            for id, entry in after.items():
+                if options.repair or options.only_keys or id in agents:
+                    repair.entry(id, id, entry, registration_message(id))
+        return repair.done
+
+    def _count(
+        self,
+        outcome: Outcome,
+        entries: dict[str, Entry],
+        after: dict[str, Entry],
+        merged: Merged,
+        repaired: Repaired,
+        agents: dict[str, Running],
+        options: Options,
+    ) -> None:
+        outcome.wallets, outcome.rewritten = len(repaired.created), len(repaired.rewritten)
+        outcome.errors += repaired.errors
+        outcome.errors += [f"Agent {id}: {issue}; nothing was rewritten" for id, issue in repaired.issues.items()]
+        if options.validate:
+            valid = [id for id, entry in after.items() if is_signed(entry.get("identity"), registration_message(id))]
+            outcome.validated = len(valid)
+            reported = {*repaired.issues, *valid, *(repaired.touched if not options.write else ())}
+            outcome.errors += [
+                f"Agent {id}: its signature is invalid; nothing was rewritten"
+                for id, entry in after.items()
+                if id not in reported and isinstance(entry.get("identity"), dict) and entry["identity"].get("signature")
+            ]
+        outcome.synced = sum(1 for id, running in agents.items() if id in after and not running.defined)
+        added = {id for id in after if id not in entries} | merged.register.keys()
+        outcome.added = len(added)
+        outcome.changed = len(
+            {
+                *(id for id in after if id in entries and not merging.same(after[id], entries[id])),
+                *merged.to_runtime,
+                *merged.gone,
+                *merged.delete_from_file,
+                *merged.deregister,
+            }
+            - added
+        )
+
+    def _write(self, file: File, after: dict[str, Entry], changed: list[str], merged: Merged, now: float) -> None:
+        for id in changed:
+            after[id]["last_updated"] = now
+            file.items[id] = after[id]
+        for id in merged.delete_from_file:
+            del file.items[id]
+        file.data["last_updated_at"] = now
+        file.data["last_updated_by"] = UPDATED_BY
+        file.write()
+
+    async def _to_runtime(
+        self, merged: Merged, after: dict[str, Entry], repaired: Repaired, outcome: Outcome
+    ) -> set[str]:
+        """Does what has to happen on the running side; returns for whom it failed."""
+        failed: set[str] = set()
+        for id, entry in merged.register.items():
+            await self._try(id, self._side.register(id, after.get(id, entry)), failed, outcome)
+        for id in {**merged.to_runtime, **merged.gone}:
+            change = self._side.change(id, merged.to_runtime.get(id, {}), merged.gone.get(id, []))
+            await self._try(id, change, failed, outcome)
+        for id in merged.deregister:
+            await self._try(id, self._side.deregister(id), failed, outcome)
+        return failed
+
+    async def _try(self, id: str, doing: Any, failed: set[str], outcome: Outcome) -> None:  # Any: an awaitable
+        try:
+            await doing
+        except Exception as error:  # a side may be somebody else's code, and one agent's trouble stops no other
+            failed.add(id)
+            outcome.errors.append(f"Failed to sync agent {id}: {error}")
+
+    def _remember(
+        self, state: State, base: Base, outcome: Outcome, started: float, hash_before: str, hash_after: str
+    ) -> None:
+        conflicts = [one for one in msgspec.to_builtins(outcome.conflicts) if one["winner"] == "hold"]
+        item = None
+        if outcome.edits or hash_before != hash_after:
+            item = Item(
+                sync_id=outcome.sync_id,
+                started_at=started,
+                finished_at=self._now(),
+                result={"agents_added": outcome.added, "agents_changed": outcome.changed, "errors": outcome.errors},
+                changes=tuple(outcome.edits),
+                hash_before=hash_before,
+                hash_after=hash_after,
+            )
+        kept = State(base=base, last=state.last, open_conflicts=conflicts)
+        if item is not None or kept != state:
+            self.store.save(kept, item)
+
+    def _tell_identities(self, repaired: Repaired) -> None:
+        for id in repaired.created:
+            self._tell(identity_created(id, self._manager.address(id) or "", self._now()))
+
+
+def _pass_identities_on(
+    after: dict[str, Entry],
+    entries: dict[str, Entry],
+    agents: dict[str, Running],
+    repaired: Repaired,
+    merged: Merged,
+) -> None:
+    """Who got an identity here is known by it on the roll, too: another file must not make it another one."""
+    for id in {*repaired.touched, *(id for id in after if id not in entries)} & agents.keys() & after.keys():
+        identity = after[id].get("identity")
+        if identity is not None and not merging.same(identity, agents[id].fields.get("identity")):
+            merged.to_runtime.setdefault(id, {})["identity"] = deepcopy(identity)
+
+
+def identity_created(id: str, address: str, now: float) -> Event:
+    """What mindX tells when a wallet was made; `env_var` is its line in the store, without the key."""
+    return {
+        "event": "identity.created",
+        "agent_id": id,
+        "public_key": address,
+        "env_var": line_name(id),
+        "timestamp": now,
+        "metadata": {},
+    }
+
+
+def empty_registry(now: float) -> Document:
+    """What stands for a file that is not there."""
+    return {"last_updated_at": now, "last_updated_by": UPDATED_BY, AGENTS: {}, "agents_schema_version": "2.0"}
+
+
+def edits(entries: dict[str, Entry], after: dict[str, Entry], agents: dict[str, Running], merged: Merged) -> list[Edit]:
+    """What a sync changes, field by field; `origin` is the side from which it comes."""
+    found = []
+    for id, entry in after.items():
+        was = entries.get(id)
+        if was is None:
+            found.append(Edit(id=id, field=WHOLE, before=None, after=deepcopy(entry), origin="runtime"))
+            continue
+        for name in dict.fromkeys([*was, *entry]):
+            if not merging.same(was.get(name), entry.get(name)):
+                origin = "identity" if name == "identity" else "runtime"
+                found.append(
+                    Edit(id=id, field=name, before=was.get(name), after=deepcopy(entry.get(name)), origin=origin)
+                )
+    found += [
+        Edit(id=id, field=WHOLE, before=deepcopy(entries[id]), after=None, origin="runtime")
+        for id in merged.delete_from_file
+    ]
+    found += [
+        Edit(id=id, field=WHOLE, before=None, after=deepcopy(entry), origin="file")
+        for id, entry in merged.register.items()
+    ]
+    for id, fields in merged.to_runtime.items():
+        held = agents[id].fields
+        found += [
+            Edit(id=id, field=name, before=held.get(name), after=deepcopy(value), origin="file")
+            for name, value in fields.items()
+        ]
+    for id, names in merged.gone.items():
+        held = agents[id].fields
+        found += [Edit(id=id, field=name, before=held.get(name), after=None, origin="file") for name in names]
+    found += [
+        Edit(id=id, field=WHOLE, before=deepcopy(agents[id].fields), after=None, origin="file")
+        for id in merged.deregister
+    ]
+    return found
+
+
+def new_base(old: Base, after: dict[str, Entry], agents: dict[str, Running], merged: Merged, failed: set[str]) -> Base:
+    """What each side has now, but for what stayed apart: of that, what it had before."""
+    apart = {id for id, name in merged.held if name == WHOLE} | failed
+    file = {id: compared(entry) for id, entry in after.items() if id not in apart}
+    running = {id: dict(one.fields) for id, one in agents.items() if id not in apart}
+    for id, entry in merged.register.items():
+        if id not in apart:
+            running[id] = compared(after.get(id, entry))
+    for id, fields in merged.to_runtime.items():
+        if id in running:
+            running[id] |= fields
+    for id, names in merged.gone.items():
+        for name in names:
+            running.get(id, {}).pop(name, None)
+    for id in merged.deregister:
+        running.pop(id, None)
+    for id, name in merged.held:
+        if name != WHOLE:
+            _restore(file.get(id), old.file.get(id, {}), name)
+            _restore(running.get(id), old.runtime.get(id, {}), name)
+    for id in apart:
+        for now, was in ((file, old.file), (running, old.runtime)):
+            if id in was:
+                now[id] = was[id]
+    return Base(file, running)
+
+
+def _restore(now: Entry | None, was: Entry, name: str) -> None:
+    if now is None:
+        return
+    if name in was:
+        now[name] = was[name]
+    else:
+        now.pop(name, None)

@@ -1,0 +1,211 @@
+"""Wallets of mindX: a secp256k1 key for each entity, what it signs, and where the keys are kept.
+
+Messages are signed as EIP-191 has it; an address is the EIP-55 spelling of the key's. A private key is never written
+anywhere but into its store.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import keyring
+import keyring.errors
+from eth_account import Account
+from eth_account.messages import encode_defunct
+
+from rollcall.core.errors import Invalid, Misconfigured
+from rollcall.store.files import make_private, write_whole
+
+PREFIX = "MINDX_WALLET_PK_"
+SERVICE = "rollcall mindX wallets"
+_NAMES = "names"
+
+_LINE = re.compile(rf"^\s*(?:export\s+)?{PREFIX}(\w+)\s*=\s*[\"']?(?:0x)?([0-9a-fA-F]{{64}})[\"']?\s*$")
+_NO_WORD = re.compile(r"\W+")
+
+
+def sign_message(private_key: str, message: str) -> str:
+    """The signature of a text: r, s and v as 130 hex digits without ``0x``."""
+    signed = Account.from_key(private_key).sign_message(encode_defunct(text=message))
+    return str(signed.signature.hex()).removeprefix("0x")
+
+
+def verify_message(message: str, signature: str, address: str) -> bool:
+    """Whether the wallet at an address signed a text; nonsense was signed by nobody."""
+    try:
+        recovered = Account.recover_message(
+            encode_defunct(text=message), signature=bytes.fromhex(signature.removeprefix("0x"))
+        )
+    except Exception:  # the library raises whatever its parts raise on nonsense
+        return False
+    return str(recovered).lower() == address.lower()
+
+
+def address_of(private_key: str) -> str:
+    """The address of a wallet, with the checksum in its letters."""
+    return str(Account.from_key(private_key).address)
+
+
+def new_private_key() -> str:
+    """A fresh key, as 64 hex digits."""
+    while True:
+        key = secrets.token_hex(32)
+        try:
+            address_of(key)
+        except ValueError:
+            continue  # beyond the order of the curve; as good as never
+        return key
+
+
+def line_name(entity_id: str) -> str:
+    """What the key of an entity is called in a store; several ids may have the same."""
+    return PREFIX + _NO_WORD.sub("_", entity_id).upper()
+
+
+class KeyStore(Protocol):
+    """Where private keys are kept."""
+
+    def get(self, entity_id: str) -> str | None:
+        """The private key of an entity; None for none."""
+        ...
+
+    def create(self, entity_id: str) -> str:
+        """Makes and keeps a key; returns it.
+
+        Raises:
+            Invalid: another entity has a key under the same name.
+        """
+        ...
+
+    def entities(self) -> list[str]:
+        """The ids whose keys are kept, as far as they are known; else the names of their keys."""
+        ...
+
+
+class FileWallets:
+    """Keys as lines of one file that only its owner may read. Which id has which line stands in a comment above it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, entity_id: str) -> str | None:
+        """The private key of an entity; None for none."""
+        owner, key = self._read().get(line_name(entity_id), ("", ""))
+        return key if key and owner in ("", entity_id) else None
+
+    def create(self, entity_id: str) -> str:
+        """Makes and keeps a key; returns it.
+
+        Raises:
+            Invalid: another entity has a key under the same name.
+        """
+        name = line_name(entity_id)
+        make_private(self._path.parent)
+        with self._locked():
+            held = self._read()
+            if name in held:
+                owner = held[name][0] or "another entity"
+                raise Invalid(f"{entity_id!r} and {owner!r} would share the wallet {name}; rename one of them")
+            key = new_private_key()
+            before = self._path.read_text() if self._path.exists() else ""
+            if before and not before.endswith("\n"):
+                before += "\n"
+            comment = entity_id.encode("unicode_escape").decode()
+            write_whole(self._path, f"{before}# {comment}\n{name}={key}\n".encode(), mode=0o600)
+        return key
+
+    def entities(self) -> list[str]:
+        """The ids whose keys are kept; of lines without a comment, the name in lower case."""
+        return [owner or name.removeprefix(PREFIX).lower() for name, (owner, _) in self._read().items()]
+
+    def _read(self) -> dict[str, tuple[str, str]]:
+        """Owner and key, by the name of the line."""
+        try:
+            lines = self._path.read_text().splitlines()
+            mode = self._path.stat().st_mode
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"the wallets {self._path} cannot be read: {error}") from error
+        if mode & 0o077:
+            raise Misconfigured(f"others may read the wallets {self._path}; run: chmod 600 {self._path}")
+        found: dict[str, tuple[str, str]] = {}
+        comment = ""
+        for line in lines:
+            match = _LINE.match(line)
+            if match is None:
+                comment = line.removeprefix("# ") if line.startswith("# ") else ""
+                continue
+            owner = comment.encode().decode("unicode_escape") if comment else ""
+            name = PREFIX + match[1].upper()
+            # A comment of somebody else's above a line is no id.
+            found[name] = (owner if owner and line_name(owner) == name else "", match[2].lower())
+            comment = ""
+        return found
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time: what two create at once must both be there afterwards."""
+        descriptor = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class KeyringWallets:
+    """Keys in the keyring of the platform, for one set of wallets named `space`."""
+
+    def __init__(self, space: str) -> None:
+        self._service = f"{SERVICE}: {space}"
+
+    def get(self, entity_id: str) -> str | None:
+        """The private key of an entity; None for none."""
+        held = self._ask(line_name(entity_id))
+        if held is None:
+            return None
+        owner, _, key = held.rpartition(":")
+        return key if owner == entity_id else None
+
+    def create(self, entity_id: str) -> str:
+        """Makes and keeps a key; returns it.
+
+        Raises:
+            Invalid: another entity has a key under the same name.
+        """
+        name = line_name(entity_id)
+        held = self._ask(name)
+        if held is not None:
+            owner = held.rpartition(":")[0]
+            raise Invalid(f"{entity_id!r} and {owner!r} would share the wallet {name}; rename one of them")
+        key = new_private_key()
+        self._keep(name, f"{entity_id}:{key}")
+        # A keyring cannot be listed: what is in it is kept beside the keys.
+        self._keep(_NAMES, "\n".join(sorted({*self._names(), name})))
+        return key
+
+    def entities(self) -> list[str]:
+        """The ids whose keys are kept."""
+        held = (self._ask(name) for name in self._names())
+        return [one.rpartition(":")[0] for one in held if one is not None]
+
+    def _names(self) -> list[str]:
+        return (self._ask(_NAMES) or "").split()
+
+    def _ask(self, name: str) -> str | None:
+        try:
+            return keyring.get_password(self._service, name)
+        except keyring.errors.KeyringError as error:
+            raise Misconfigured(f"the keyring cannot be read: {error}; use --keys file") from error
+
+    def _keep(self, name: str, value: str) -> None:
+        try:
+            keyring.set_password(self._service, name, value)
+        except keyring.errors.KeyringError as error:
+            raise Misconfigured(f"the keyring keeps nothing: {error}; use --keys file") from error

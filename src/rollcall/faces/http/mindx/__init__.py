@@ -1,0 +1,1 @@
+"""The `mindx` dialect over HTTP."""
