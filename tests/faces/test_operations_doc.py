@@ -234,8 +234,9 @@ def test_the_data_dir_with_auth_holds_what_the_table_says_besides(tmp_path: Path
         found = {f"auth/{path.name}": mode(path) for path in (data / "auth").iterdir()}
 
     without = {cells[0].strip("`").rstrip("/") for cells in rows("The data dir")[1:]}
-    assert found | {"http.token": files["http.token"]} == told
-    assert set(files) - without == {"auth", "http.token"}
+    tokens = {"http.token", "http-read.token"}
+    assert found | {name: files[name] for name in tokens} == told
+    assert set(files) - without == {"auth", *tokens}
     assert without - set(files) == {"system.nk", "snapshots/<realm>.db"}
     assert mode(data / "auth") == 0o700
 
