@@ -154,8 +154,6 @@ _BY_HAND: dict[str, Json] = {
         by=_TEXT,
         key=_TEXT,
     ),
-        "Whom it is about, in `approve` and `deny`; the `key` in `revoke`.", id=_TEXT, reason=_TEXT, by=_TEXT, key=_TEXT
-    ),
     "Caught": _signed(
         _object(
             "Changes after a position; or with `too_old` the agents themselves, page by page.",
