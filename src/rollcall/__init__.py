@@ -7,6 +7,7 @@
             peers = await registry.discover("lieutenant", capabilities=["plan"])
 """
 
+from rollcall.bus.connection import Tls
 from rollcall.core.commands import Mode
 from rollcall.core.errors import (
     Busy,
@@ -54,6 +55,7 @@ __all__ = [
     "RollcallError",
     "Service",
     "Status",
+    "Tls",
     "TooLarge",
     "Unauthorized",
     "Unavailable",

@@ -28,6 +28,7 @@ import rollcall
 from rollcall.bus.connection import barrier
 from tests.bench.liveness import deaths, frozen
 from tests.bench.load import answer_bare, send_beats
+from tests.bench.signatures import signatures
 from tests.bench.web import http
 from tests.conftest import eventually, leads
 from tests.processes import Process
@@ -245,6 +246,7 @@ ALL = {
     "restart": restart,
     "deaths": deaths,
     "http": http,
+    "signatures": signatures,
     "frozen": frozen,
 }
 

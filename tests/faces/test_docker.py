@@ -25,7 +25,7 @@ import rollcall
 from rollcall import Unauthorized
 from rollcall.bus.connection import connected
 from rollcall.bus.subjects import ROOT, Subjects
-from rollcall.embedded.config import ASKED, ASKED_BACK, BEATS, HELLO, TOLD, ServerSettings, render
+from rollcall.embedded.config import ASKED, ASKED_BACK, BEATS, HELLO, TOLD, ServerSettings, open_access, render
 from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
 from rollcall.worker import WorkerSettings, serving
@@ -237,6 +237,11 @@ def test_the_command_is_on_the_path_of_the_image() -> None:
 # The command
 
 
+def test_the_image_lets_in_only_users_that_it_has_issued() -> None:
+    # It listens beyond its container, and `up` refuses to do that without.
+    assert json.loads(only("CMD")) == ["up", "--listen", "0.0.0.0", "--auth"]
+
+
 def test_every_command_and_option_exists() -> None:
     assert {line[0] for line in command_lines()} == {"worker", "up", "http", "info", "doctor"}
 
@@ -396,7 +401,7 @@ def test_just_what_the_bundled_server_lets_cross_crosses_here() -> None:
 
 
 def test_the_accounts_are_those_of_the_bundled_server_but_for_who_signs_in() -> None:
-    settings = ServerSettings(store_dir="", host="", port=0, worker_key="", system_key="", name="")
+    settings = ServerSettings(store_dir="", host="", port=0, access=open_access("", ""), name="")
     bundled, here = json.loads(render(settings)), conf()
 
     for accounts in (bundled["accounts"], here["accounts"]):

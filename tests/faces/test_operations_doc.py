@@ -24,7 +24,7 @@ from rollcall.bus.subjects import Subjects
 from rollcall.embedded.config import ASKED, ASKED_BACK, BEATS, HELLO, TOLD
 from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
-from rollcall.faces.cli import common
+from rollcall.faces.cli import access, common
 from rollcall.faces.cli.http import Environment
 from rollcall.faces.cli.settings import Tuning
 from rollcall.sdk.diagnosis import Verdict, diagnose
@@ -43,6 +43,10 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
 section, rows = DOCUMENT.section, DOCUMENT.rows
+
+
+GROUPS = ("guard", "keys", "creds", "certs")
+"""Commands that have commands of their own."""
 
 
 def command_lines() -> list[list[str]]:
@@ -69,8 +73,7 @@ def options_of(*subcommand: str) -> set[str]:
 
 @pytest.mark.parametrize("line", command_lines(), ids=" ".join)
 def test_every_command_exists_with_its_options(line: list[str]) -> None:
-    # Only `guard` has commands of its own.
-    subcommand = [word for word in line[1 : 3 if line[1] == "guard" else 2] if not word.startswith("-")]
+    subcommand = [word for word in line[1 : 3 if line[1] in GROUPS else 2] if not word.startswith("-")]
     given = {word for word in line[1:] if re.match(r"--?[a-z]", word)}
 
     assert given <= options_of(*subcommand)
@@ -101,7 +104,8 @@ NAME = re.compile(r"\bROLLCALL_[A-Z]+(?:_[A-Z]+)*\b")
 def read_in_the_sources() -> set[str]:
     """What some line asks the environment for, and the fields of the settings."""
     asked = re.compile(r"(?:environ\.get\(|environ\[|getenv\(|envvar=)\s*\"(ROLLCALL_\w+)\"")
-    return {name for path in SOURCES for name in asked.findall(path.read_text())} | defaults().keys()
+    found = {name for path in SOURCES for name in asked.findall(path.read_text())}
+    return found | defaults().keys() | {variable for _, variable, _ in access._OPTIONS.values()}
 
 
 def defaults() -> dict[str, object]:
@@ -194,18 +198,47 @@ def test_the_data_dir_holds_what_the_table_says_with_those_modes(up: Process, tm
     }
 
     data = tmp_path / "data"
-    found = {
-        # The ports file is named after the server's process.
-        re.sub(r"_\d+\.", "_<pid>.", path.name): mode(path)
-        for path in data.iterdir()
-        if path.name != "snapshots"
-    }
+    found = in_data_dir(data)
 
     assert found | {"snapshots/default.db": mode(data / "snapshots" / "default.db")} == told
     assert (mode(data), mode(data / "snapshots")) == (0o700, 0o700)
     assert {path.name.removeprefix("default.db") for path in (data / "snapshots").iterdir()} == {
         "", "-wal", "-shm", ".lock",
     }  # fmt: skip
+
+
+def in_data_dir(data: Path) -> dict[str, int]:
+    """The modes of what lies in it, but for the snapshots."""
+    return {
+        # The ports file is named after the server's process.
+        re.sub(r"_\d+\.", "_<pid>.", path.name): mode(path)
+        for path in data.iterdir()
+        if path.name != "snapshots"
+    }
+
+
+def test_the_data_dir_with_auth_holds_what_the_table_says_besides(tmp_path: Path) -> None:
+    told = {
+        name.replace("<realm>", "default"): int(cells[1], 8)
+        for cells in rows("The data dir with `--auth`")[1:]
+        for name in re.findall(r"`([^`]+)`", cells[0])
+    }
+    ready = tmp_path / "ready.json"
+    with Process("up", "--auth", "--nats-port", "0", "--ready-file", str(ready), home=tmp_path) as process:
+        process.ready(ready)
+        env = {"ROLLCALL_DATA_DIR": str(tmp_path / "data")}
+        issued = run("creds", "observer", env=env).stderr.split()[-1]
+        assert run("creds", "revoke", issued, env=env).returncode == 0
+        data = tmp_path / "data"
+        files = in_data_dir(data)
+        found = {f"auth/{path.name}": mode(path) for path in (data / "auth").iterdir()}
+
+    without = {cells[0].strip("`").rstrip("/") for cells in rows("The data dir")[1:]}
+    tokens = {"http.token", "http-read.token"}
+    assert found | {name: files[name] for name in tokens} == told
+    assert set(files) - without == {"auth", *tokens}
+    assert without - set(files) == {"system.nk", "snapshots/<realm>.db"}
+    assert mode(data / "auth") == 0o700
 
 
 def mode(path: Path) -> int:

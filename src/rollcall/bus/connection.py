@@ -36,6 +36,18 @@ _ASKS_FOR_CERTIFICATE = re.compile(r"certificate required|broken pipe|connection
 log = structlog.get_logger(__name__)
 
 
+NO_TLS = "offers no TLS, and TLS was asked for"
+
+
+class _Private(Client):
+    """A client that insists on TLS: nats-py by itself leaves it to the server, and so to whoever sits in between."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and not info.get("tls_required"):
+            raise nats.errors.Error(NO_TLS)
+        await super()._process_info(info, initial_connection)
+
+
 class Tls(Struct, frozen=True):
     """Whom to trust, and who we are, as PEM files; without `ca` the system's certificates are trusted."""
 
@@ -84,7 +96,7 @@ async def connected(
         Unavailable: no server answered within `timeout`.
         Unauthorized: the server does not let us in.
     """
-    client = Client()
+    client = _Private() if tls is not None or "tls://" in url else Client()
     told: list[Exception] = []
     refused = asyncio.Event()
 
@@ -92,7 +104,7 @@ async def connected(
         told[:] = [error]
         if denials is not None:
             denials.hear(str(error))
-        if "authorization violation" in str(error).lower():
+        if "authorization violation" in str(error).lower() or NO_TLS in str(error):
             refused.set()
         log.debug("the bus says", error=str(error))
 
@@ -165,6 +177,8 @@ async def _first_connection(
             await asyncio.wait((connecting,))
             await _abandon(client)
     where = without_password(url)
+    if refused.is_set() and NO_TLS in str(told[0] if told else ""):
+        raise Unavailable(f"the NATS server at {where} {NO_TLS}; nothing was sent to it. Is it the right one?")
     if refused.is_set():
         raise Unauthorized(f"the NATS server at {where} does not let us in; check --creds, user, password or key")
     if tls is not None and tls.cert is None and told and _ASKS_FOR_CERTIFICATE.search(str(told[0])):

@@ -140,13 +140,20 @@ _BY_HAND: dict[str, Json] = {
         verb={"enum": ["register", "update", "deregister"]},
         role=_TEXT,
         id=_TEXT,
+        signer=_TEXT,
         held=_maybe(_ref("Record")),
         profile=_ref("Profile"),
         patch=_ANYTHING,
         reason=_TEXT,
     ),
     "Judgement": _object("Whether a command may happen, and why not.", "allow", allow=_FLAG, reason=_TEXT),
-    "OperatorsWord": _object("Whom it is about, in `approve` and `deny`.", id=_TEXT, reason=_TEXT, by=_TEXT),
+    "OperatorsWord": _object(
+        "Whom it is about, in `approve` and `deny`; in `revoke` the `key`.",
+        id=_TEXT,
+        reason=_TEXT,
+        by=_TEXT,
+        key=_TEXT,
+    ),
     "Caught": _signed(
         _object(
             "Changes after a position; or with `too_old` the agents themselves, page by page.",

@@ -36,8 +36,8 @@ class EmbeddedServer(Discreet, frozen=True):
 
     shown: ClassVar[tuple[str, ...]] = ("url",)
     url: str
-    process: subprocess.Popen[bytes]
     worker_seed: str
+    process: subprocess.Popen[bytes]
 
     async def ended(self) -> int:
         """Waits until the server ends by itself; returns its exit code."""
@@ -77,7 +77,7 @@ async def running(
         )
         process, url = await _start(data_dir, settings, lock)
         try:
-            yield EmbeddedServer(url, process, worker.seed)
+            yield EmbeddedServer(url, worker.seed, process)
         finally:
             await _end(process)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 import nats.errors
+from msgspec.structs import replace
 from nats.aio.client import Client
 
 from rollcall.bus import connection
@@ -17,7 +18,7 @@ from rollcall.core import codec, limits
 from rollcall.core.commands import Asked, Deregister, Register, Update
 from rollcall.core.errors import Denied, Misconfigured, RollcallError, Unavailable
 from rollcall.core.instants import Seconds
-from rollcall.core.records import Record
+from rollcall.core.records import Profile, Record
 
 HANGING = 64
 """Calls of a function that may hang, beside those that run; more than that, and nobody is judged by it any more."""
@@ -49,16 +50,28 @@ class Judge(Protocol):
 
 
 def case(command: Asked, held: Record | None) -> dict[str, Any]:
-    """What a judge is told: the verb, who it is about, what is asked, and the record that is `held`."""
+    """What a judge is told: the verb, who it is about, what is asked, and the record that is `held`.
+
+    `signer` is the public key that signed it, if one did; whoever registers signed is the owner.
+    """
     told: dict[str, Any] = {"role": command.role, "id": command.id}
+    if command.signer is not None:
+        told["signer"] = command.signer.key
     match command:
         case Register():
-            told |= {"verb": "register", "profile": msgspec.to_builtins(command.profile)}
+            told |= {"verb": "register", "profile": msgspec.to_builtins(_owned(command))}
         case Update():
             told |= {"verb": "update", "patch": command.patch}
         case Deregister():
             told |= {"verb": "deregister", "reason": command.reason}
     return {**told, "held": msgspec.to_builtins(held) if held is not None else None}
+
+
+def _owned(command: Register) -> Profile:
+    signer = command.signer
+    if signer is None or signer.operator or command.profile.owner:
+        return command.profile
+    return replace(command.profile, owner=signer.owner)
 
 
 class ByCourt:

@@ -123,6 +123,7 @@ class Antechamber:
             await self._governing.allowed(
                 pending.command, held, pending.stored_at, lambda why: self._shelve(pending, why)
             )
+            self._identity.check_standing(pending.command)
         except RollcallError as error:
             await self._remember(pending, error)
             self._refuse(pending, error)

@@ -120,6 +120,16 @@ class Identity:
         )
         return replace(command, signer=signer)
 
+    def check_standing(self, command: Asked) -> None:
+        """Says no to a command whose key was revoked since it was taken.
+
+        Raises:
+            Unauthorized: it was.
+        """
+        if command.signer is not None and command.signer.key in self.revoked:
+            self._counts["revoked"] += 1
+            raise Unauthorized(f"the key {command.signer.key} was revoked; ask an operator for what to do")
+
     def sender(self, subject: str, headers: Mapping[str, str] | None, payload: bytes) -> str:
         """The key that signed a question or a sign of life; empty when it is unsigned.
 

@@ -52,8 +52,11 @@ class Access(Struct, frozen=True):
 _said = Access()
 
 
-def connects(*but: str) -> Callable[[Callable[P, R]], Callable[..., R]]:
-    """A decorator: the command has the options for signing in, too, `but` for those that it has itself."""
+def connects(*but: str, env: bool = True) -> Callable[[Callable[P, R]], Callable[..., R]]:
+    """A decorator: the command has the options for signing in, too, `but` for those that it has itself.
+
+    Without `env` the variables of clients say nothing to it.
+    """
     names = [name for name in _OPTIONS if name not in but]
 
     def decorate(command: Callable[P, R]) -> Callable[..., R]:
@@ -65,7 +68,7 @@ def connects(*but: str) -> Callable[[Callable[P, R]], Callable[..., R]]:
 
         own = inspect.signature(command)
         more = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, env))
             for name in names
         ]
         cast(Any, with_options).__signature__ = own.replace(parameters=[*own.parameters.values(), *more])
@@ -75,9 +78,10 @@ def connects(*but: str) -> Callable[[Callable[P, R]], Callable[..., R]]:
     return decorate
 
 
-def _annotation(name: str) -> Any:  # Any: a type, made at run time
+def _annotation(name: str, env: bool) -> Any:  # Any: a type, made at run time
     option, variable, help_ = _OPTIONS[name]
-    return Annotated[str | None, typer.Option(option, envvar=variable, help=help_, rich_help_panel=_PANEL)]
+    said = variable if env else None
+    return Annotated[str | None, typer.Option(option, envvar=said, help=help_, rich_help_panel=_PANEL)]
 
 
 def access() -> Access:

@@ -51,7 +51,7 @@ def agent(
 ) -> None:
     """Issue a user that may say and hear just what one agent has to.
 
-    Example: rollcall creds agent --role worker --id a1 > a1.creds
+    Example: rollcall creds agent --role worker --id a1 --out a1.creds
     """
     _issue(_authority(data_dir).agent(realm, role, id, key=_key(key), lasts=_seconds(expires)), to)
 

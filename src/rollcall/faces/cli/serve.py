@@ -74,12 +74,13 @@ def _server_tls(verify: bool) -> ServerTls | None:
 
 
 @app.command()
-@connects("key", "credentials")
+@connects("key", "credentials", env=False)
 def up(
     realm: Realm = "default",
     data_dir: DataDir = None,
     nats: Annotated[
-        str | None, typer.Option("--nats", metavar="URL", help="Use this server instead of the bundled one.")
+        str | None,
+        typer.Option("--nats", metavar="URL", help="Use this server. One with users: see rollcall worker and http."),
     ] = None,
     nats_port: Annotated[int, typer.Option("--nats-port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
     listen: Annotated[str, typer.Option("--listen", help="The address the bundled server listens on.")] = "127.0.0.1",
@@ -202,7 +203,7 @@ async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None
         signing_in: SigningIn = {"tls": tls}
         local: dict[str, object] = {f"tls_{name}": path for name, path in _tls_files(tls).items()}
         if authority is not None:
-            signing_in["credentials"] = authority.user(realm, HTTP_USER)
+            signing_in["credentials"] = signing_in["key"] = authority.user(realm, HTTP_USER)
             local["credentials"] = str(authority.user(realm, OPERATOR_USER).absolute())
         async with (
             serving(settings),
