@@ -628,7 +628,7 @@ async def test_odd_values_do_no_harm(home, bus, name):
     assert json.dumps(without(after, *may_change)) == json.dumps(without(odd, *may_change))
 
 
-@pytest.mark.parametrize("id", ["", "*", ">", "a.b", "a/b", "../x", " ", "a\nb", "ü" * 70])
+@pytest.mark.parametrize("id", ["", "*", ">", "a.b", "a/b", "../x", " ", "a\nb", "ü" * 70], ids=ascii)
 async def test_odd_ids_do_no_harm(home, bus, id):
     home.text(json.dumps(registry({"f1": signed("f1"), id: entry(id), "f2": signed("f2")}), indent=2))
 
