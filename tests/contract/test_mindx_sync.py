@@ -5,8 +5,8 @@ import re
 import stat
 
 import pytest
-from rollcall.faces.files.mindx import FileWallets, RegistrySyncTool
 
+from rollcall.faces.files.mindx import FileWallets, RegistrySyncTool
 from tests.contract.mindx import (
     FILE_KEYS,
     IGNORED,
@@ -443,11 +443,14 @@ async def test_a_coordinator_that_cannot_be_asked_fails_the_whole_sync(home):
 
 
 async def test_agents_of_the_same_key_store_line_do_not_share_a_wallet(home):
-    result = await done(syncing(home, coordinator("a-1", "a_1", "b")))
+    events = []
+
+    result = await done(syncing(home, coordinator("a-1", "a_1", "b"), on_event=events.append))
 
     (error,) = result["errors"]
     assert re.match(r"Failed to sync agent a[-_]1: .", error)
     assert set(home.held()) == {env_var("a-1"), env_var("b")}
+    assert result["keys_updated"] == len([event for event in events if "identity.created" in event.values()]) == 2
     proven = [id for id, one in home.entries.items() if one.get("identity", {}).get("public_key")]
     assert len(proven) == 2
     assert "b" in proven
