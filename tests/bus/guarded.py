@@ -1,4 +1,4 @@
-"""A real server that lets in only users it has issued, and ways to come to it: with rights, without, with forged ones."""
+"""A real server that lets in only users it has issued, and ways to come to it: with rights, or with forged ones."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -410,7 +410,7 @@ async def test_no_header_of_the_server_reaches_beyond_ones_own_subject(bus):
                 reply = await raw.client.request(subject, b"{}", timeout=10, headers={"Nats-Rollup": rollup})
                 assert "rollup" in json.loads(reply.data)["error"]["description"], (rollup, subject)
         async with bus.joined(bus.agent("a1")) as own:
-            assert await own.messages("a1") == []
+            assert list(await own.messages("a1")) == []
         assert (await registry.info())["agents"] == 1
 
 

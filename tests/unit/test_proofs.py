@@ -17,7 +17,7 @@ from rollcall.core.decide import Accepted, decide
 from rollcall.core.fold import fold
 from rollcall.core.records import Change, ChangeKind, Entry, Liveness, Place
 from rollcall.identity.keys import new_key
-from rollcall.identity.proofs import Validity, as_it_stands, proofs, statement
+from rollcall.identity.proofs import Against, Validity, as_it_stands, proofs, statement
 from rollcall.identity.signing import SenderSigner
 from rollcall.worker.clock import Clock
 from rollcall.worker.identity import Identity, IdentitySettings
@@ -102,7 +102,7 @@ def life():
 
 
 def validities(changes, operators=frozenset()):
-    return [one.validity for one in proofs(changes, operators)]
+    return [one.validity for one in proofs(changes, Against(operators=operators))]
 
 
 def entry(change):
