@@ -204,14 +204,16 @@ async def test_a_refusal_says_what_to_do(bus):
 
 
 async def test_an_answer_kept_ready_for_a_friend_is_not_given_to_others(bus):
-    async with bus.served(**hiding(SECRET)) as registry, asked_by(bus, FRIEND) as friend, plain(bus) as client:
+    async with bus.served(**hiding(SECRET)) as registry, plain(bus) as client:
         await populate(registry)
-        for _ in range(3):
-            assert ids(await friend.discover("secret", include=["all"]))
+        subject, body = f"{client.root}.discover.secret", b'{"include":["all"]}'
 
-        answer = await client.question("discover.secret", {"include": ["all"]})
+        async def asked(headers):
+            return json.loads((await client.client.request(subject, body, timeout=10, headers=headers)).data)
 
-        assert answer["error"] == "denied"
+        assert (await asked({"Agent-Sender": header(FRIEND, subject, body)}))["count"] == 1
+        assert (await asked(None))["error"] == "denied"
+        assert (await asked({"Agent-Sender": header(STRANGER, subject, body)}))["error"] == "denied"
 
 
 async def test_pages_of_a_list_leave_out_the_hidden_wherever_they_begin(bus):
