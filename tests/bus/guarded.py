@@ -74,10 +74,11 @@ class Guarded(Bus):
         self.authority = authority
 
     def worker(self, name: str = "w1", **settings: Any) -> AbstractAsyncContextManager[Worker]:
+        self.authority.prepare(self.realm)
         said = {
             "nkey_seed": "",
             "credentials": self.authority.worker_user,
-            "identity": IdentitySettings(operators_file=self.authority.operators_file),
+            "identity": IdentitySettings(operators_file=self.authority.operators_file(self.realm)),
         }
         return super().worker(name, **{**said, **settings})
 

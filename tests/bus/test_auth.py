@@ -161,6 +161,30 @@ async def test_an_operator_acts_on_everybodys_agents(bus):
         assert ids(await registry.list()) == []
 
 
+async def test_an_operator_of_one_realm_is_none_of_another(bus):
+    other = Guarded(bus.server, bus.authority, f"{bus.realm}x", bus.home)
+    foreign = load_key(other.operator())
+    async with victim(bus) as registry, bus.joined(bus.agent("a1"), key=foreign) as own:
+        with pytest.raises(rollcall.Unauthorized):
+            await own.update("worker", "a1", {"name": "evil"})
+        with pytest.raises(rollcall.Denied):
+            await own.register("worker", "a1", mode=rollcall.Mode.TAKEOVER)
+        assert foreign.public not in (await registry.info())["operators"]
+
+
+async def test_an_operator_that_is_revoked_is_no_operator_any_more(bus):
+    key = load_key(bus.operator())
+    async with victim(bus) as registry, bus.joined(bus.agent("a1"), key=key) as own:
+        bus.authority.revoke(key.public)
+
+        async def forgotten():
+            return key.public not in (await registry.info())["operators"]
+
+        await eventually(forgotten)
+        with pytest.raises(rollcall.Unauthorized):
+            await own.update("worker", "a1", {"name": "evil"})
+
+
 # What is not.
 
 
@@ -786,7 +810,7 @@ async def test_no_seed_is_told_anywhere(bus, capfd):
     home = bus.authority.path("").parent
     secret = {"operator.nk", "sys.nk", "registry.nk", "agents.nk", "worker.nk", "system.nk"}
     kept = [path for path in home.rglob("*") if path.is_file() and path.name not in secret and path.suffix != ".creds"]
-    assert {"nats-server.conf", "nats-server.log", "operators"} <= {path.name for path in kept}
+    assert {"nats-server.conf", "nats-server.log", f"{bus.realm}.operators"} <= {path.name for path in kept}
     snapshots = list(bus.home.glob("*.db*"))
     assert snapshots
     assert [path for path in [*kept, *snapshots] if SEED.search(path.read_bytes())] == []
