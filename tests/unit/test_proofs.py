@@ -193,7 +193,13 @@ def test_a_hand_over_without_the_word_of_the_new_key_is_none():
     agreed_by_third = SenderSigner(third, "AGENTS").sign(
         AT.command("update", "worker.a1"), signature.payload.encode(), NOW
     )
+    of_other_words = SenderSigner(OTHER, "AGENTS").sign(AT.command("update", "worker.a1"), b"{}", NOW)
+    of_another_agent = SenderSigner(OTHER, "AGENTS").sign(
+        AT.command("update", "worker.a2"), signature.payload.encode(), NOW
+    )
     for changed in (
+        {"signature": replace(signature, successor=of_other_words)},
+        {"signature": replace(signature, successor=of_another_agent)},
         {"signature": replace(signature, successor="")},
         {"signature": replace(signature, successor=signature.sender)},
         {"signature": replace(signature, successor=agreed_by_third)},
