@@ -149,7 +149,7 @@ def test_every_option_of_http_is_explained() -> None:
 
 
 def test_every_variable_of_the_dialects_is_told() -> None:
-    sections = ("The Vers dialect", "The NOA dialect")
+    sections = ("The Vers dialect", "The NOA dialect", "The mindX dialect")
     told = {
         name
         for title in sections

@@ -123,7 +123,10 @@ def _told(action: str, ok: bool, told: Any, as_json: bool) -> int:  # Any: what 
 
 def _lines(told: dict[str, Any]) -> None:
     for name, value in told.items():
-        if name == "conflicts":
+        if name == "changes":
+            for one in value:
+                out.print(Text(f"{one['id']} {one['field']}: from the {one['origin']}"))
+        elif name == "conflicts":
             for one in value:
                 sides = f"file {one['file']!r}, runtime {one['runtime']!r}"
                 out.print(Text(f"conflict: {one['id']} {one['field']}: {sides}; {one['winner']}"))

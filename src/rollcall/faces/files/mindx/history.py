@@ -21,14 +21,18 @@ TURN_WITHIN = 10.0
 _TURN = 0.05
 
 
-class Edit(Struct, frozen=True, kw_only=True):
-    """One thing that a sync changed. `origin` is the side that it came from; the other one changed."""
+class Edit(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that a sync changed. `origin` is the side that it came from; the other one changed.
+
+    `absent` says whether there was no such member ``before``, or is none ``after``: null is a value.
+    """
 
     id: str
     field: str
     before: Any
     after: Any
     origin: str
+    absent: str = ""
 
 
 class Item(Struct, frozen=True, kw_only=True):
@@ -44,8 +48,9 @@ class Item(Struct, frozen=True, kw_only=True):
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """What is remembered between two syncs."""
+    """What is remembered between two syncs; `core` is whom the file was brought together with."""
 
+    core: str = ""
     base: Base = Base()
     last: Item | None = None
     open_conflicts: list[dict[str, Any]] = []

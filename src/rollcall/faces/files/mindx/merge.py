@@ -149,7 +149,7 @@ def _both(id: str, entry: Entry, running: Running, base: Base, rules: Rules, mer
                 new[name] = deepcopy(theirs)
         else:
             merged.held.add((id, name))
-    if new != entry:
+    if not same(new, entry):
         merged.file[id] = new
     if sent:
         merged.to_runtime[id] = sent

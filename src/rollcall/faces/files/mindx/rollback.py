@@ -49,7 +49,7 @@ def _put_back(path: Path, former: bytes | None) -> None:
 async def _undo(side: Side, edit: Edit, outcome: Outcome) -> None:
     try:
         if edit.field != WHOLE:
-            gone = [edit.field] if edit.before is None else []
+            gone = [edit.field] if edit.absent == "before" else []
             await side.change(edit.id, {} if gone else {edit.field: edit.before}, gone)
         elif edit.before is None:
             await side.deregister(edit.id)
@@ -59,7 +59,9 @@ async def _undo(side: Side, edit: Edit, outcome: Outcome) -> None:
         outcome.errors.append(f"Failed to sync agent {edit.id}: {error}")
         return
     outcome.changed += 1
-    outcome.edits.append(Edit(id=edit.id, field=edit.field, before=edit.after, after=edit.before, origin="file"))
+    absent = {"before": "after", "after": "before"}.get(edit.absent, "")
+    undone = Edit(id=edit.id, field=edit.field, before=edit.after, after=edit.before, origin="file", absent=absent)
+    outcome.edits.append(undone)
 
 
 async def _remember(
@@ -80,4 +82,4 @@ async def _remember(
         hash_before=before.digest,
         hash_after=after.digest,
     )
-    sync.store.save(State(base=Base(file, running)), item)
+    sync.store.save(State(core=await side.name(), base=Base(file, running)), item)

@@ -21,6 +21,10 @@ class Side(Protocol):
     @property
     def keeps(self) -> bool: ...
 
+    async def name(self) -> str:
+        """Whom one syncs with: what another had says nothing about this one."""
+        ...
+
     async def agents(self) -> dict[str, Running]:
         """Every agent, by id."""
         ...
@@ -45,6 +49,10 @@ class Coordinator:
     """
 
     keeps = False
+
+    async def name(self) -> str:
+        """Whom one syncs with."""
+        return "coordinator"
 
     def __init__(self, coordinator: Any) -> None:  # Any: whoever has an agent_registry
         self._coordinator = coordinator
@@ -87,6 +95,10 @@ class Realm:
     """The agents of a realm. What the record has no field for stands in ``extensions.mindx``, as it is in the file."""
 
     keeps = True
+
+    async def name(self) -> str:
+        """Whom one syncs with: a roll that was lost and begun anew is another one."""
+        return f"{self._registry.realm} {(await self._registry.info())['epoch']}"
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
+from rollcall.core import codec
 from rollcall.core.errors import RollcallError
 from rollcall.faces.files.mindx import merge as merging
 from rollcall.faces.files.mindx.document import AGENTS, UPDATED_BY, Changed, Document, File
@@ -104,18 +105,19 @@ class RegistrySync:
         state = self.store.state()
         file = self.read()
         raw_before, hash_before = file.raw, file.digest
-        entries = {id: entry for id, entry in file.items.items() if isinstance(entry, dict)}
-        agents = await self._side.agents()
-        # A file that is not there was not emptied: it is made anew.
-        base = state.base if file.digest else Base()
+        entries = dict(file.items)
+        broken = {id: why for id, entry in file.items.items() if (why := _broken(entry))}
+        entries = {id: entry for id, entry in entries.items() if id not in broken}
+        agents = {id: running for id, running in (await self._side.agents()).items() if id not in broken}
+        core = await self._side.name()
+        # A file that is not there was not emptied: it is made anew. What another core had is no common ground.
+        base = state.base if file.digest and state.core == core else Base()
         merged = Merged() if options.only_keys else merging.merge(entries, agents, base, options.rules)
         if not self._side.keeps:
             merged.held |= {(id, WHOLE) for id in merged.register}
             merged.register.clear()
         outcome = Outcome(new_sync_id(int(started * 1000)), conflicts=merged.conflicts)
-        outcome.errors += [
-            f"Failed to sync agent {id}: its entry is no object" for id in file.items if id not in entries
-        ]
+        outcome.errors += [f"Failed to sync agent {id}: {why}" for id, why in broken.items()]
         after = self._after(entries, merged)
         if not options.only_keys and options.rules.to_file:
             for id in agents.keys() & after.keys():
@@ -125,6 +127,7 @@ class RegistrySync:
             _pass_identities_on(after, entries, agents, repaired, merged)
         self._count(outcome, entries, after, merged, repaired, agents, options)
         outcome.edits = edits(entries, after, agents, merged)
+        self._count_done(outcome, entries, after, merged, set())
         if not options.write:
             return outcome
         changed = [id for id, entry in after.items() if not merging.same(entry, entries.get(id))]
@@ -135,9 +138,11 @@ class RegistrySync:
         elif raw_before is None:
             self._write(file, after, [], merged, started)
         failed = await self._to_runtime(merged, after, repaired, outcome)
+        self._count_done(outcome, entries, after, merged, failed)
         if not options.only_keys:
-            base = new_base(base, after, agents, merged, failed)
-        self._remember(state, base, outcome, started, hash_before, file.digest)
+            base = new_base(base, after, agents, merged, failed | broken.keys())
+        outcome.edits = [edit for edit in outcome.edits if edit.origin != "file" or edit.id not in failed]
+        self._remember(State(core=core, base=base, last=state.last), outcome, started, hash_before, file.digest)
         self._tell_identities(repaired)
         return outcome
 
@@ -180,18 +185,16 @@ class RegistrySync:
                 if id not in reported and isinstance(entry.get("identity"), dict) and entry["identity"].get("signature")
             ]
         outcome.synced = sum(1 for id, running in agents.items() if id in after and not running.defined)
-        added = {id for id in after if id not in entries} | merged.register.keys()
+
+    def _count_done(
+        self, outcome: Outcome, entries: dict[str, Entry], after: dict[str, Entry], merged: Merged, failed: set[str]
+    ) -> None:
+        """What was really done, so without what the running side refused."""
+        added = {id for id in after if id not in entries} | (merged.register.keys() - failed)
         outcome.added = len(added)
-        outcome.changed = len(
-            {
-                *(id for id in after if id in entries and not merging.same(after[id], entries[id])),
-                *merged.to_runtime,
-                *merged.gone,
-                *merged.delete_from_file,
-                *merged.deregister,
-            }
-            - added
-        )
+        in_file = {id for id in after if id in entries and not merging.same(after[id], entries[id])}
+        on_the_roll = {*merged.to_runtime, *merged.gone, *merged.deregister} - failed
+        outcome.changed = len((in_file | on_the_roll | set(merged.delete_from_file)) - added)
 
     def _write(self, file: File, after: dict[str, Entry], changed: list[str], merged: Merged, now: float) -> None:
         for id in changed:
@@ -224,9 +227,7 @@ class RegistrySync:
             failed.add(id)
             outcome.errors.append(f"Failed to sync agent {id}: {error}")
 
-    def _remember(
-        self, state: State, base: Base, outcome: Outcome, started: float, hash_before: str, hash_after: str
-    ) -> None:
+    def _remember(self, state: State, outcome: Outcome, started: float, hash_before: str, hash_after: str) -> None:
         conflicts = [one for one in msgspec.to_builtins(outcome.conflicts) if one["winner"] == "hold"]
         item = None
         if outcome.edits or hash_before != hash_after:
@@ -239,8 +240,8 @@ class RegistrySync:
                 hash_before=hash_before,
                 hash_after=hash_after,
             )
-        kept = State(base=base, last=state.last, open_conflicts=conflicts)
-        if item is not None or kept != state:
+        kept = structs.replace(state, open_conflicts=conflicts)
+        if item is not None or kept != self.store.state():
             self.store.save(kept, item)
 
     def _tell_identities(self, repaired: Repaired) -> None:
@@ -290,9 +291,7 @@ def edits(entries: dict[str, Entry], after: dict[str, Entry], agents: dict[str, 
         for name in dict.fromkeys([*was, *entry]):
             if not merging.same(was.get(name), entry.get(name)):
                 origin = "identity" if name == "identity" else "runtime"
-                found.append(
-                    Edit(id=id, field=name, before=was.get(name), after=deepcopy(entry.get(name)), origin=origin)
-                )
+                found.append(_edit(id, name, was, entry, origin))
     found += [
         Edit(id=id, field=WHOLE, before=deepcopy(entries[id]), after=None, origin="runtime")
         for id in merged.delete_from_file
@@ -303,18 +302,32 @@ def edits(entries: dict[str, Entry], after: dict[str, Entry], agents: dict[str, 
     ]
     for id, fields in merged.to_runtime.items():
         held = agents[id].fields
-        found += [
-            Edit(id=id, field=name, before=held.get(name), after=deepcopy(value), origin="file")
-            for name, value in fields.items()
-        ]
+        found += [_edit(id, name, held, fields, "file") for name in fields]
     for id, names in merged.gone.items():
         held = agents[id].fields
-        found += [Edit(id=id, field=name, before=held.get(name), after=None, origin="file") for name in names]
+        found += [_edit(id, name, held, {}, "file") for name in names]
     found += [
         Edit(id=id, field=WHOLE, before=deepcopy(agents[id].fields), after=None, origin="file")
         for id in merged.deregister
     ]
     return found
+
+
+def _edit(id: str, name: str, before: Entry, after: Entry, origin: str) -> Edit:
+    absent = "before" if name not in before else "after" if name not in after else ""
+    was, now = deepcopy(before.get(name)), deepcopy(after.get(name))
+    return Edit(id=id, field=name, before=was, after=now, origin=origin, absent=absent)
+
+
+def _broken(entry: Any) -> str:  # Any: whatever stands in the file
+    """Why an entry is left alone; empty when it is none of those."""
+    if not isinstance(entry, dict):
+        return "its entry is no object"
+    try:
+        codec.encode(entry)
+    except RollcallError as error:
+        return error.message
+    return ""
 
 
 def new_base(old: Base, after: dict[str, Entry], agents: dict[str, Running], merged: Merged, failed: set[str]) -> Base:

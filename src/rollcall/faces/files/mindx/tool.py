@@ -82,7 +82,9 @@ class RegistrySyncTool:
             match action:
                 case "sync_all" | "plan":
                     options = self._options(validate_signatures, update_missing_keys, write=action == "sync_all")
-                    return True, _synced(await self.sync.sync(options))
+                    outcome = await self.sync.sync(options)
+                    told = _synced(outcome)
+                    return True, told if options.write else {**told, "changes": msgspec.to_builtins(outcome.edits)}
                 case "update_keys":
                     only_keys = Options(validate=False, only_keys=True)
                     return True, _keyed(await self.sync.sync(only_keys))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from rollcall import Conflict, Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Status
+from rollcall import Conflict, Denied, Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Status
 from rollcall.core.instants import instant
 from rollcall.faces.files.mindx.identities import IdentityManager
 from rollcall.faces.files.mindx.running import record_fields, role_of, running
@@ -19,6 +19,7 @@ from rollcall.faces.files.mindx.wallets import FileWallets
 from rollcall.faces.http.access import Access, Scope
 from rollcall.faces.http.metrics import matched
 from rollcall.faces.http.replies import Malformed, bearer_header, read_json, reply, segment
+from rollcall.faces.http.settings import is_loopback
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -97,6 +98,8 @@ class Mindx:
         return reply({"status": "SUCCESS", "success": True, "agent_id": held.id})
 
     async def _sign(self, request: Request) -> Response:
+        if not self._face.needs(Scope.ADMIN) and not is_loopback(request.url.hostname or ""):
+            raise Denied("without tokens only this machine gets signatures; give the face a token (--token)")
         id, body = segment(request, "id"), await _object(request)
         message = body.get("message")
         if not isinstance(message, str):
