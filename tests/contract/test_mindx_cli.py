@@ -54,7 +54,9 @@ class Command:
         return done.stdout + done.stderr if exits == REFUSED else done.stdout
 
     async def json(self, *options, **more):
-        return json.loads(await self(*options, "--json", **more))
+        said = await self(*options, "--json", **more)
+        assert said, self.said[-1]
+        return json.loads(said)
 
 
 async def test_a_sync_brings_both_sides_together(home, bus):

@@ -65,6 +65,16 @@ async def test_a_plan_of_a_missing_root_makes_nothing(home):
     assert not home.root.exists()
 
 
+async def test_a_plan_names_what_would_change(home):
+    home.write(signed("a"))
+    await synced(home, saying("old"))
+
+    plan = await synced(home, saying("brand-new"), "plan")
+
+    assert "brand-new" in json.dumps(plan)
+    assert home.entry("a")["description"] == "old"
+
+
 async def test_a_plan_tells_conflicts(home):
     home.write(signed("a"))
     await synced(home, saying("old"))
