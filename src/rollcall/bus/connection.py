@@ -5,7 +5,7 @@ import contextlib
 import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,15 @@ async def _first_connection(
         raise Unauthorized(f"the NATS server at {where} asks for a certificate; give --tls-cert and --tls-key")
     why = (str(told[0]) or type(told[0]).__name__) if told else f"no answer within {timeout:g} s"
     raise Unavailable(f"no NATS server at {where} ({why}); is `rollcall up` running there?")
+
+
+@contextlib.contextmanager
+def translated(client: Client) -> Iterator[None]:
+    """What the bus refuses in the block, as one of our errors."""
+    try:
+        yield
+    except nats.errors.Error as error:
+        raise why_closed(client) or Unavailable(f"the bus is away: {error}; try again") from error
 
 
 def why_closed(client: Client) -> Unauthorized | None:

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import subscribe_all, why_closed
+from rollcall.bus.connection import subscribe_all, translated, why_closed
 from rollcall.bus.denials import Denials
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec, limits
@@ -98,8 +98,9 @@ class Commands:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Commands"]:
         """Listens for outcomes while the block runs."""
-        await subscribe_all(self._client, self._subjects.outcome(self._token, ">"), self._on_outcome)
-        await subscribe_all(self._client, f"{self._inbox}.*", self._on_queued)
+        with translated(self._client):
+            await subscribe_all(self._client, self._subjects.outcome(self._token, ">"), self._on_outcome)
+            await subscribe_all(self._client, f"{self._inbox}.*", self._on_queued)
         try:
             yield self
         finally:

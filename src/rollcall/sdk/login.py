@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias, TypedDict
 from rollcall.bus.connection import Tls
 from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Invalid
-from rollcall.identity.keys import Key, default_keyring, key_of, load_jwt, load_key, may_be_secret
+from rollcall.identity.keys import Key, checked_public, default_keyring, key_of, load_jwt, load_key, may_be_secret
 
 KeyLike: TypeAlias = Key | Path | str
 """A key, the path of its file, its name among the keys of this user, or a seed."""
@@ -67,8 +67,12 @@ def as_key(key: KeyLike) -> Key:
         Misconfigured: its file cannot be read, or others may read it.
         Invalid: it is none.
     """
-    if isinstance(key, Key):
-        return key
+    found = key if isinstance(key, Key) else _found(key)
+    checked_public(found.public)
+    return found
+
+
+def _found(key: Path | str) -> Key:
     if isinstance(key, str) and may_be_secret(key):
         return key_of(key.strip())
     path = Path(key)

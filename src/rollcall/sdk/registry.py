@@ -18,7 +18,16 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import FIRST_CONNECT, Tls, barrier, connected, request, why_closed, without_password
+from rollcall.bus.connection import (
+    FIRST_CONNECT,
+    Tls,
+    barrier,
+    connected,
+    request,
+    translated,
+    why_closed,
+    without_password,
+)
 from rollcall.bus.denials import Denials
 from rollcall.bus.presence import own_account
 from rollcall.bus.subjects import Subjects, key, token
@@ -121,8 +130,9 @@ async def _connected(
         commands = Commands(client, subjects, denials, token=token, signer=signer)
         async with commands.opened():
             registry = Registry(client, subjects, commands, url=url, who=who, signers=sign, denials=denials)
-            await registry.listen()
-            await barrier(client)
+            with translated(client):
+                await registry.listen()
+                await barrier(client)
             try:
                 yield registry
             finally:

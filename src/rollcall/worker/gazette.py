@@ -7,6 +7,7 @@ there is put together.
 
 import asyncio
 
+import nats.errors
 import structlog
 from msgspec import Struct
 from nats.aio.client import Client
@@ -64,10 +65,15 @@ class Gazette:
             await asyncio.sleep(LOOK_EVERY)
 
     async def share(self) -> None:
-        """Tells the other workers which nonces were taken since the last time."""
-        used = self._identity.used()
-        for start in range(0, len(used), MOST_TOGETHER):
-            await self._client.publish(self._subject, codec.encode(used[start : start + MOST_TOGETHER]))
+        """Tells the other workers which nonces were taken, as soon as they are, until cancelled."""
+        while True:
+            await self._identity.news.wait()
+            used = self._identity.used()
+            for start in range(0, len(used), MOST_TOGETHER):
+                try:
+                    await self._client.publish(self._subject, codec.encode(used[start : start + MOST_TOGETHER]))
+                except nats.errors.Error as error:
+                    log.debug("nonces cannot be told now", error=str(error))
 
     async def revoke(self, key: str, at: Timestamp) -> dict[str, Timestamp]:
         """From now on the signatures of a key count no more; returns all revoked keys.

@@ -1,5 +1,6 @@
 """Who sent a command, a question or a sign of life, as far as a signature proves it."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,12 +56,12 @@ class IdentitySettings(Struct, frozen=True, kw_only=True):
 
 
 class Used(Struct, frozen=True, array_like=True):
-    """A nonce that a command had."""
+    """A nonce that a command had, or a question, which has no `cause`."""
 
     user: str
     nonce: str
     ts: str
-    cause: Cause
+    cause: Cause | None
 
     @property
     def sender(self) -> Sender:
@@ -77,6 +78,8 @@ class Identity:
         self._counts = counts
         self._nonces = Nonces()
         self._used: list[Used] = []
+        self.news = asyncio.Event()
+        """Set when there is something in `used`."""
         self.revoked: frozenset[str] = frozenset()
         self._operators = settings.operators
         self.look()
@@ -103,7 +106,7 @@ class Identity:
         if not self._nonces.take(sender, command.cause, now):
             self._counts["replayed"] += 1
             raise Unauthorized(f"nonce {sender.nonce!r} of {sender.user} was used before; sign the command anew")
-        self._used.append(Used(sender.user, sender.nonce, sender.ts, command.cause))
+        self._tell(sender, command.cause)
         successor = self._successor(stored)
         self._counts["verified"] += 1
         signature = Signature(
@@ -130,8 +133,10 @@ class Identity:
             self._counts["revoked"] += 1
             raise Unauthorized(f"the key {command.signer.key} was revoked; ask an operator for what to do")
 
-    def sender(self, subject: str, headers: Mapping[str, str] | None, payload: bytes) -> str:
+    def sender(self, subject: str, headers: Mapping[str, str] | None, payload: bytes, *, tell: bool = True) -> str:
         """The key that signed a question or a sign of life; empty when it is unsigned.
+
+        What only one worker hears, it has to `tell` the others.
 
         Raises:
             Unauthorized: the signature proves nothing.
@@ -149,6 +154,8 @@ class Identity:
         if not self._nonces.take(sender, None, now):
             self._counts["replayed"] += 1
             raise Unauthorized(f"nonce {sender.nonce!r} of {sender.user} was used before; sign it anew")
+        if tell:
+            self._tell(sender, None)
         return sender.user
 
     def proves(self, record: Record, subject: str, headers: Mapping[str, str] | None, payload: bytes) -> bool:
@@ -157,7 +164,7 @@ class Identity:
         Raises:
             RollcallError: the signature proves nothing.
         """
-        return self.sender(subject, headers, payload) == record.owner.removeprefix(NKEY)
+        return self.sender(subject, headers, payload, tell=False) == record.owner.removeprefix(NKEY)
 
     def look(self) -> None:
         """Reads again who the operators are; a file that cannot be read leaves those who were known."""
@@ -191,9 +198,14 @@ class Identity:
                 self._nonces.learn(sender, change.record.cause, self._clock.wall())
 
     def used(self) -> list[Used]:
-        """The nonces of commands that were taken since this was asked last."""
+        """The nonces that were taken since this was asked last."""
         used, self._used = self._used, []
+        self.news.clear()
         return used
+
+    def _tell(self, sender: Sender, cause: Cause | None) -> None:
+        self._used.append(Used(sender.user, sender.nonce, sender.ts, cause))
+        self.news.set()
 
     def learn(self, used: Used) -> None:
         """Another worker took a nonce."""

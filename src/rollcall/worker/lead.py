@@ -32,7 +32,6 @@ from rollcall.core.records import Cause, Change, ChangeKind, Place, Record
 from rollcall.store.rows import Folded
 from rollcall.worker.antechamber import Antechamber
 from rollcall.worker.commit import Committer
-from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.identity import Identity
 from rollcall.worker.ledger import Ledger, Settled
@@ -74,7 +73,6 @@ class Lead:
         look: Callable[[], Awaitable[None]],
         governing: Governing,
         identity: Identity,
-        gazette: Gazette,
         shelf: Shelf,
         start: Settled,
         replay_until: Mapping[str, int],
@@ -87,7 +85,6 @@ class Lead:
         self._folded_to = folded_to
         self._look = look
         self._identity = identity
-        self._gazette = gazette
         self._start = start
         self._replay_until = replay_until
         self._ledger = Ledger(start.seq)
@@ -130,7 +127,6 @@ class Lead:
             async for batch in follower.batches():
                 for stored in batch:
                     await self._take_one(stored)
-                await self._gazette.share()
 
     async def observe(self, command: Observed) -> bool:
         """Decides a command of the registry itself; False when it was passed over.

@@ -227,7 +227,6 @@ class Leadership:
                     look=self._folding.check,
                     governing=self._governing,
                     identity=self._identity,
-                    gazette=self._gazette,
                     shelf=Shelf(self._client, self._subjects),
                     start=start,
                     replay_until=replay_until,

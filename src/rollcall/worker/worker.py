@@ -246,6 +246,7 @@ class Worker:
                     tasks.create_task(self._committer.run(), name="commit"),
                 ]
                 running.append(tasks.create_task(self._gazette.run(), name="which keys are revoked"))
+                running.append(tasks.create_task(self._gazette.share(), name="tell which nonces were used"))
                 running.append(tasks.create_task(self._leadership.run(), name="stand for leader"))
                 await self._ground.firm.wait()
                 await self._housekeeping.drop_what_ended()

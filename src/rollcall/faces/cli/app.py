@@ -8,7 +8,7 @@ import typer
 
 from rollcall.core.errors import RollcallError
 from rollcall.faces.cli import agents, ask, creds, demo, doctor, files, http, keys, operate, serve, sync, verify
-from rollcall.faces.cli.common import fail, set_up_logs
+from rollcall.faces.cli.common import NO, fail, of_the_system, set_up_logs
 
 app = typer.Typer(
     name="rollcall",
@@ -45,12 +45,14 @@ def root(
 
 
 def main() -> None:
-    """The entry point; a rollcall error outside a loop is one line, too."""
+    """The entry point; what goes wrong outside a loop is one line, too."""
     try:
         app()
-    except RollcallError as error:
+    except BrokenPipeError:
+        raise SystemExit(NO) from None
+    except (RollcallError, OSError) as error:
         try:
-            fail(error)
+            fail(of_the_system(error) if isinstance(error, OSError) else error)
         except typer.Exit as ended:
             raise SystemExit(ended.exit_code) from None
 

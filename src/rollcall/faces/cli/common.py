@@ -96,7 +96,7 @@ def run(main: Coroutine[Any, Any, T], *, endless: bool = False) -> T:
     except BrokenPipeError:
         raise typer.Exit(NO) from None
     except OSError as error:
-        fail(Misconfigured(f"{error.strerror}: {error.filename or 'a file'}; check the path, its rights and the disk"))
+        fail(of_the_system(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(0 if endless else INTERRUPTED) from None
 
@@ -119,6 +119,11 @@ async def _interruptible(main: Coroutine[Any, Any, T]) -> T:
 def _first(group: BaseExceptionGroup[RollcallError]) -> RollcallError:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def of_the_system(error: OSError) -> Misconfigured:
+    """What the operating system refused, as one of our errors."""
+    return Misconfigured(f"{error.strerror}: {error.filename or 'a file'}; check the path, its rights and the disk")
 
 
 def fail(error: RollcallError) -> NoReturn:

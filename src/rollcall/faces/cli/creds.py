@@ -37,6 +37,7 @@ OwnKey = Annotated[
 ]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 36_525 * 86400
 
 
 @creds.command()
@@ -161,10 +162,11 @@ def _key(named: str | None) -> Key | None:
 def _seconds(text: str) -> int | None:
     if not text:
         return None
-    found = re.fullmatch(r"([1-9]\d{0,8})([smhd])", text)
-    if found is None:
-        raise Invalid(f"--expires {text!r} is no time; write it like 90s, 30m, 12h or 30d")
-    return int(found[1]) * _UNITS[found[2]]
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found is not None else 0
+    if not 0 < seconds <= _LONGEST:
+        raise Invalid(f"--expires {text!r} is no time up to a hundred years; write it like 90s, 30m, 12h or 30d")
+    return seconds
 
 
 def _issue(issued: Issued, to: Path | None) -> None:

@@ -56,9 +56,9 @@ class Repair:
         if not key:
             if not self._create:
                 return
-            (self.done.rewritten if held else self.done.created).append(shown)
             if self._write:
                 self._sign(entry, entity, held or self._manager.create(entity), message)
+            (self.done.rewritten if held else self.done.created).append(shown)
         elif held is None:
             if not is_signed(stored, message):
                 self.done.issues[shown] = MISSING
