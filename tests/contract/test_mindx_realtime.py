@@ -7,9 +7,9 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from rollcall.faces.files.mindx import keep_in_sync
 
 from rollcall import NotFound
+from rollcall.faces.files.mindx import keep_in_sync
 from tests.conftest import eventually
 from tests.contract.mindx import Home, history, right, signed, syncing, told
 from tests.processes import Process
