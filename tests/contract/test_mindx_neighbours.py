@@ -5,10 +5,10 @@ import re
 import time
 
 import pytest
-from rollcall.faces.files.mindx import GuardianAgent, IdentitySyncTool, RegistryManagerTool
-from rollcall.faces.files.mindx.wallets import sign_message, verify_message
 
 from rollcall import NotFound
+from rollcall.faces.files.mindx import GuardianAgent, IdentitySyncTool, RegistryManagerTool
+from rollcall.faces.files.mindx.wallets import sign_message, verify_message
 from tests.contract.mindx import (
     KEYS,
     PLACEHOLDERS,

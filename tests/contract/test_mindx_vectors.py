@@ -8,8 +8,8 @@ import stat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rollcall.faces.files.mindx.wallets import address_of, sign_message, verify_message
 
+from rollcall.faces.files.mindx.wallets import address_of, sign_message, verify_message
 from tests.contract.mindx import KEYS, Home, env_var, hides_keys
 
 ADDRESSES = {
