@@ -1,10 +1,12 @@
 """Signed commands: an agent belongs to the key that registered it, and every way around that is refused."""
 
 import json
+import time
 
 import pytest
 
 import rollcall
+from rollcall.bus import streams
 from rollcall.identity.keys import new_key
 from rollcall.identity.proofs import Validity, proofs
 from rollcall.worker.identity import IdentitySettings
@@ -256,7 +258,58 @@ async def test_a_key_may_revoke_itself(bus):
     mine, operator = new_key(), new_key()
     async with bus.served(identity=IdentitySettings(operators=frozenset({operator.public}))):
         async with rollcall.connect(bus.url, realm=bus.realm, key=mine) as registry:
+            with pytest.raises(rollcall.NotFound):
+                await registry.revoke(mine.public)
+            await registry.register("worker", "a1")
             assert list(await registry.revoke(mine.public)) == [mine.public]
+
+
+async def test_revoked_keys_survive_the_loss_of_the_leases_bucket(bus):
+    mine = new_key()
+    async with bus.served(), rollcall.connect(bus.url, realm=bus.realm, key=mine) as registry:
+        await registry.register("worker", "a1")
+        await registry.revoke(mine.public)
+    async with bus.worker_connection() as inside:
+        await streams.request(inside, f"STREAM.DELETE.{bus.subjects.leases_stream}")
+
+    async with bus.served(), plain(bus) as client:
+        answer = await send(client, mine, "update.worker.a1", {"name": "y"})
+        assert (answer["error"], "revoked" in answer["message"]) == ("unauthorized", True)
+
+
+async def test_a_replay_that_waits_while_no_worker_is_there_is_refused(bus):
+    mine, now = new_key(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    async with plain(bus) as client:
+        subject, body = f"{client.root}.register.worker.a1", b'{"name":"x"}'
+        taken = header(mine, subject, body, ts=now)
+        refused = header(mine, f"{client.root}.update.worker.a1", b'{"name":"y"}', ts=now)
+        async with bus.worker():
+            await raw(client, subject, body, taken)
+            late = await raw(
+                client,
+                f"{client.root}.update.worker.a1",
+                b'{"name":"y"}',
+                refused,
+                **{"Rollcall-Expected-Revision": "99"},
+            )
+            assert late["error"] == "conflict"
+            goodbye = header(mine, f"{client.root}.deregister.worker.a1", b"", ts=now)
+            await raw(client, f"{client.root}.deregister.worker.a1", b"", goodbye)
+            again = header(mine, subject, b'{"name":"z"}', ts=now)
+            await raw(client, subject, b'{"name":"z"}', again)
+
+        replays = [
+            (subject, body, taken),
+            (f"{client.root}.update.worker.a1", b'{"name":"y"}', refused),
+        ]
+        for to, said, sender in replays:
+            name = {"Rollcall-Client": client.token, "Rollcall-Command": sender[-8:], "Agent-Sender": sender}
+            await client.client.publish(to, said, headers=name)
+        await client.client.flush()
+        async with bus.worker():
+            for _, _, sender in replays:
+                assert "used before" in (await client.outcome(sender[-8:]))["message"]
+            assert (await client.question("get.a1"))["name"] == "z"
 
 
 async def test_where_there_are_operators_only_they_operate(bus):

@@ -297,6 +297,7 @@ async def _replayed(client, times):
 async def test_a_revoked_key_sees_nothing_any_more(bus):
     async with bus.served(**hiding(SECRET)) as registry, asked_by(bus, FRIEND) as friend:
         await populate(registry)
+        await friend.register("open", "friend", ttl=None)
         await friend.revoke(FRIEND.public)
 
         with pytest.raises(rollcall.Unauthorized):

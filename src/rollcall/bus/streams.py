@@ -109,6 +109,18 @@ async def state(client: Client, name: str) -> StreamState:
     return _state(answer)
 
 
+async def first_at(client: Client, name: str) -> Milliseconds | None:
+    """When the oldest message that a stream holds was stored; None while it holds none.
+
+    Raises:
+        Unavailable: JetStream did not answer.
+    """
+    answer = await request(client, f"STREAM.INFO.{name}", timeout=LOOK_TIMEOUT)
+    _raise_error(answer, f"stream {name}")
+    state = answer["state"]
+    return instant(state["first_ts"]) if state["messages"] else None
+
+
 async def check(client: Client, wanted: dict[str, Any]) -> None:
     """Checks a stream that may be missing.
 

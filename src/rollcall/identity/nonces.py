@@ -61,9 +61,14 @@ class Nonces:
     def learn(self, sender: Sender, cause: Cause | None, now: Milliseconds) -> None:
         """Takes over what another worker has seen, or the roll tells, while half of the room is left."""
         self._forget(now)
+        if not self.late(sender, now):
+            self.recall(sender, cause)
+
+    def recall(self, sender: Sender, cause: Cause | None) -> None:
+        """Remembers what was taken at some time before, however late that is, while half of the room is left."""
         name = (sender.user, sender.nonce)
         known = any(name in bucket for bucket in self._seen.values())
-        if not known and not self.late(sender, now) and self._count < self._most_of_one:
+        if not known and self._count < self._most_of_one:
             self._put(sender, cause)
 
     def _put(self, sender: Sender, cause: Cause | None) -> None:

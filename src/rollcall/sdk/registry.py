@@ -444,9 +444,10 @@ class Registry:
         }
         return codec.decode(await self._ask(self._subjects.since, codec.encode(body), timeout), Changes)
 
-    async def info(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
-        """The state of the registry, as one worker sees it."""
-        return codec.decode_object(await self._ask(self._subjects.info, b"", timeout))
+    async def info(self, *, exact: bool = False, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
+        """The state of the registry, as one worker sees it; when `exact`, one that knows all that this client knows."""
+        body = codec.encode(self._commands.seen()) if exact else b""
+        return codec.decode_object(await self._ask(self._subjects.info, body, timeout))
 
     async def send_message(
         self, id: str, *, type: str = "", content: str = "", data: Any = None, timeout: Seconds = TIMEOUT

@@ -7,7 +7,7 @@ import sqlite_utils
 
 from rollcall.core.errors import Misconfigured
 
-VERSION = 2
+VERSION = 3
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -72,4 +72,13 @@ def _second(database: sqlite_utils.Database) -> None:
         database.table(table).add_column("checksum", int)
 
 
-_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first, _second]
+def _third(database: sqlite_utils.Database) -> None:
+    """Nonces of signed commands that came to nothing: the roll tells of the others."""
+    database.execute(
+        "CREATE TABLE nonces (user TEXT, nonce TEXT, ts TEXT, cause TEXT, at INTEGER, PRIMARY KEY (user, nonce))"
+        " WITHOUT ROWID"
+    )
+    database.table("nonces").create_index(["at"])
+
+
+_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first, _second, _third]

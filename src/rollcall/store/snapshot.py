@@ -19,6 +19,9 @@ from rollcall.store import rows, schema
 from rollcall.store.files import make_private
 from rollcall.store.rows import Kept, Prepared, Seen
 
+SPENT_FOR: Milliseconds = 2 * 3600 * 1000
+"""How long nonces of commands that came to nothing are kept: longer than a command may wait in the inbox."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -88,6 +91,29 @@ class Snapshot:
         """What was noted under a name; empty for nothing."""
         row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (f"note {name}",)).fetchone()
         return str(row[0]) if row is not None else ""
+
+    def spend(self, rows: Iterable[tuple[str, str, str, str]], *, now: Milliseconds) -> None:
+        """Keeps nonces of commands that came to nothing, as user, nonce, time of the signature, and cause."""
+        with self._writing():
+            self._connection.execute("DELETE FROM nonces WHERE at < ?", (now - SPENT_FOR,))
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO nonces (user, nonce, ts, cause, at) VALUES (?, ?, ?, ?, ?)",
+                [(*row, now) for row in rows],
+            )
+
+    def spent(self, since: Milliseconds) -> list[tuple[str, str, str, str]]:
+        """The nonces that were spent since then."""
+        return self._connection.execute("SELECT user, nonce, ts, cause FROM nonces WHERE at >= ?", (since,)).fetchall()
+
+    def latest(self, epoch: str, since: Milliseconds) -> list[Change]:
+        """The changes of a roll since then, newest first."""
+        found: list[Change] = []
+        query = f"SELECT {rows.CHANGE_COLUMNS} FROM changes WHERE epoch = ? ORDER BY revision DESC"
+        for row in self._connection.execute(query, (epoch,)):
+            if row[3] < since:
+                break
+            found.append(rows.read_change(row))
+        return found
 
     def note(self, name: str, value: str) -> None:
         """Keeps something that is not part of the roll."""

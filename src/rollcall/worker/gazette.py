@@ -75,13 +75,17 @@ class Gazette:
                 except nats.errors.Error as error:
                     log.debug("nonces cannot be told now", error=str(error))
 
-    async def revoke(self, key: str, at: Timestamp) -> dict[str, Timestamp]:
+    async def revoke(self, key: str, at: Timestamp, *, by_operator: bool) -> dict[str, Timestamp]:
         """From now on the signatures of a key count no more; returns all revoked keys.
+
+        Keys that revoke themselves may fill half of the list: nobody keeps operators from revoking one.
 
         Raises:
             Unavailable: the bus did not take it.
             Busy: there is no room for more.
         """
+        if not by_operator and len(codec.encode(Revoked({**self._keys, key: at}))) > limits.RECORD_BYTES // 2:
+            raise Busy(f"{len(self._keys)} keys are revoked; only an operator can revoke more")
         await self._put_together({key: at})
         return self._keys
 

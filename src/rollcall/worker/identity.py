@@ -76,7 +76,9 @@ class Identity:
         self._settings = settings
         self._clock = clock
         self._counts = counts
-        self._nonces = Nonces()
+        # Commands are of the time at which they were stored, which may be long ago; questions are of now.
+        self._nonces, self._asked = Nonces(), Nonces()
+        self._spent: list[Used] = []
         self._used: list[Used] = []
         self.news = asyncio.Event()
         """Set when there is something in `used`."""
@@ -151,7 +153,7 @@ class Identity:
             return ""
         now = self._clock.wall()
         self._check(sender, subject, payload, now)
-        if not self._nonces.take(sender, None, now):
+        if not self._asked.take(sender, None, now):
             self._counts["replayed"] += 1
             raise Unauthorized(f"nonce {sender.nonce!r} of {sender.user} was used before; sign it anew")
         if tell:
@@ -209,7 +211,33 @@ class Identity:
 
     def learn(self, used: Used) -> None:
         """Another worker took a nonce."""
-        self._nonces.learn(used.sender, used.cause, self._clock.wall())
+        nonces = self._asked if used.cause is None else self._nonces
+        nonces.learn(used.sender, used.cause, self._clock.wall())
+
+    def recall(self, change: Change) -> None:
+        """A command made this change some time before this worker leads."""
+        if change.record.signature is not None:
+            sender = read_sender(change.record.signature.sender)
+            if sender is not None:
+                self._nonces.recall(sender, change.record.cause)
+
+    def recall_spent(self, used: Used) -> None:
+        """A command came to nothing some time before this worker leads."""
+        self._nonces.recall(used.sender, used.cause)
+
+    def spend(self, command: object) -> None:
+        """A command came to nothing, so the roll will not tell of its nonce."""
+        signer = getattr(command, "signer", None)
+        if isinstance(signer, Signer):
+            sender = read_sender(signer.signature.sender)
+            if sender is not None:
+                assert isinstance(command, Asked)
+                self._spent.append(Used(sender.user, sender.nonce, sender.ts, command.cause))
+
+    def spent(self) -> list[Used]:
+        """The nonces of commands that came to nothing since this was asked last."""
+        spent, self._spent = self._spent, []
+        return spent
 
     def rule(self, role: str) -> Rule | None:
         """Who may see the agents of a role; None when everybody may."""

@@ -178,6 +178,13 @@ class Lead:
         if not self._refusals:
             self.has_refusals.clear()
 
+    async def keep_spent(self) -> None:
+        """Keeps the nonces of commands that came to nothing; before the position says that they are settled."""
+        spent = self._identity.spent()
+        if spent:
+            rows = [(one.user, one.nonce, one.ts, codec.encode(one.cause).decode()) for one in spent]
+            await self._committer.call(self._committer.snapshot.spend, rows, now=self._roster.clock.wall())
+
     async def _take_one(self, stored: Stored) -> None:
         self._ledger.take(stored.seq)
         who, origin = asking(stored), self._start.origin(stored.at)
@@ -313,6 +320,7 @@ class Lead:
         return False
 
     async def _unchanged(self, pending: Pending, place: Place) -> None:
+        self._identity.spend(pending.command)
         if _is_sign_of_life(pending.command):
             await self._outcomes.alive(place.record)
         if place.revision > self._committer.durable.at:
@@ -336,6 +344,7 @@ class Lead:
     def _refuse(self, pending: Pending, error: RollcallError) -> None:
         assert pending.asking is not None
         pending.settled = True
+        self._identity.spend(pending.command)
         if pending.shelved:
             self.antechamber.settled(pending, error)
             return

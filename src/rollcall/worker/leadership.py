@@ -17,7 +17,8 @@ from rollcall.core.errors import Misconfigured, Unavailable
 from rollcall.core.guard import Guard
 from rollcall.core.healing import Standing, Verdict
 from rollcall.core.instants import Seconds
-from rollcall.core.records import Change
+from rollcall.core.records import Cause, Change
+from rollcall.identity.nonces import SKEW
 from rollcall.store.rows import Folded
 from rollcall.worker.beacon import Beacon
 from rollcall.worker.beats import Beats, Hearing
@@ -29,7 +30,7 @@ from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.ground import Ground
 from rollcall.worker.healer import Healer
-from rollcall.worker.identity import Identity
+from rollcall.worker.identity import Identity, Used
 from rollcall.worker.inquiry import Inquiry
 from rollcall.worker.judge import Judge
 from rollcall.worker.lead import Bounds, Lead
@@ -207,6 +208,7 @@ class Leadership:
                 last=self._last,
                 registered=max((place.record.registered_seq for place in self._roster.agents()), default=0),
             )
+            await self._recall_nonces()
             inboxes = {start.inbox_epoch, *([start.past.inbox_epoch] if start.past is not None else [])}
             replay_until = {inbox: await self._last(inbox) for inbox in inboxes}
             roll = Roll(self._client, self._subjects, tombstone_ttl=self._settings.tombstone_ttl)
@@ -306,6 +308,16 @@ class Leadership:
 
     def _fresh(self) -> bool:
         return self._roster.clock.now() - self._renewed_at < FRESH
+
+    async def _recall_nonces(self) -> None:
+        """Knows again whatever was signed when the commands that wait now were: a replay may be among them."""
+        oldest = await streams.first_at(self._client, self._subjects.inbox_stream)
+        wall, call = self._roster.clock.wall(), self._committer.call
+        since = min(wall, wall if oldest is None else oldest) - 2 * SKEW
+        for change in await call(self._committer.snapshot.latest, self._roster.epoch, since):
+            self._identity.recall(change)
+        for user, nonce, ts, cause in await call(self._committer.snapshot.spent, since):
+            self._identity.recall_spent(Used(user, nonce, ts, codec.decode(cause.encode(), Cause)))
 
     async def _last(self, inbox_epoch: str) -> int:
         """The last command of an inbox that is known to have made a change."""

@@ -11,7 +11,8 @@ from nats.aio.msg import Msg
 from rollcall.bus.connection import answering, refuse
 from rollcall.bus.subjects import Subjects
 from rollcall.core import codec, limits
-from rollcall.core.errors import Invalid, RollcallError, Unauthorized
+from rollcall.core.commands import NKEY
+from rollcall.core.errors import Invalid, NotFound, RollcallError, Unauthorized
 from rollcall.core.guard import Guard
 from rollcall.core.instants import timestamp
 from rollcall.identity.keys import checked_public
@@ -112,12 +113,19 @@ class Operating:
             case "revoke":
                 key = checked_public(codec.decode(body, Revocation).key)
                 log.warning("a key is revoked", key=key)
-                return {"revoked": await self._gazette.revoke(key, timestamp(self._roster.clock.wall()))}
+                by_operator = self._identity.operates(view.key)
+                if not by_operator and not self._owns(key):
+                    raise NotFound(f"no agent belongs to {key}; a key that owns nothing here needs no revocation")
+                at = timestamp(self._roster.clock.wall())
+                return {"revoked": await self._gazette.revoke(key, at, by_operator=by_operator)}
             case _:
                 raise Invalid(
                     f"operators can 'release' the guard, 'call' the roll, 'approve' or 'deny' what is 'pending', and "
                     f"'revoke' a key, not {verb!r}"
                 )
+
+    def _owns(self, key: str) -> bool:
+        return any(place.record.owner == NKEY + key for place in self._roster.places())
 
     def _settle(self, verdict: Verdict, approved: bool) -> dict[str, Any]:
         waiting = next((one for one in self._lead.antechamber.told() if one["id"] == verdict.id), None)

@@ -123,6 +123,7 @@ class Position:
             LostLease: another worker wrote the position.
         """
         position = structs.replace(self._saved, seq=lead.settled)
+        await lead.keep_spent()
         if position != self._saved:
             await self._write(position)
             self._saved = position

@@ -29,20 +29,20 @@ class View:
     def __init__(self, identity: Identity, roster: Roster, key: str) -> None:
         self._identity = identity
         self._roster = roster
-        self._key = key
+        self.key = key
 
     def sees(self, role: str) -> bool:
         """Whether the agents of a role are shown."""
         if self._identity.open:
             return True
         rule = self._identity.rule(role)
-        if rule is None or self._key in rule.keys or self._identity.operates(self._key):
+        if rule is None or self.key in rule.keys or self._identity.operates(self.key):
             return True
-        return self._key != "" and any(self._plays(role) for role in rule.roles)
+        return self.key != "" and any(self._plays(role) for role in rule.roles)
 
     def sees_agent(self, record: Record) -> bool:
         """Whether an agent is shown: whose it is sees it, whatever hides its role."""
-        return self.sees(record.role) or (self._key != "" and record.owner == NKEY + self._key)
+        return self.sees(record.role) or (self.key != "" and record.owner == NKEY + self.key)
 
     def check(self, role: str) -> None:
         """Refuses a question about a role that is not shown.
@@ -51,14 +51,14 @@ class View:
             Denied: it is not.
         """
         if not self.sees(role):
-            who = f"{self._key} may not see them" if self._key else "this question is not signed"
+            who = f"{self.key} may not see them" if self.key else "this question is not signed"
             raise Denied(
                 f"the agents of role {role!r} are not shown to everybody, and {who}; sign it with a key that may"
             )
 
     def _plays(self, role: str) -> bool:
         """Whether an agent of the role belongs to this asker."""
-        owner = NKEY + self._key
+        owner = NKEY + self.key
         return any(place.record.owner == owner for place in self._roster.members(role))
 
 

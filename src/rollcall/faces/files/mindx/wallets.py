@@ -15,10 +15,9 @@ from typing import Protocol
 
 import keyring
 import keyring.errors
-from eth_account import Account
-from eth_account.messages import encode_defunct
 
 from rollcall.core.errors import Invalid, Misconfigured
+from rollcall.faces.files.mindx.ethereum import Account, encode_defunct
 from rollcall.store.files import make_private, write_whole
 
 PREFIX = "MINDX_WALLET_PK_"

@@ -87,7 +87,7 @@ async def _event(registry: Registry, change: Change) -> Event | None:
     if change.kind not in (ChangeKind.REGISTERED, ChangeKind.DEREGISTERED):
         return None
     try:
-        total: Any = (await registry.info())["agents"]
+        total: Any = (await registry.info(exact=True))["agents"]
     except RollcallError as error:
         log.debug("agents cannot be counted now", error=str(error))
         total = None
