@@ -230,6 +230,7 @@ async def test_a_worker_that_stood_still_loses_nobody_who_beat_meanwhile(bus, st
     home.mkdir()
     seed, ready = home / "worker.nk", home / "ready.json"
     seed.write_text(bus.server.worker_seed)
+    seed.chmod(0o600)
     arguments = ("worker", "--nats", bus.url, "--realm", bus.realm, "--key", str(seed), "--ready-file", str(ready))
     with Process(*arguments, home=home) as worker:
         await asyncio.to_thread(worker.ready, ready)

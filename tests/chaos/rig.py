@@ -115,6 +115,7 @@ class Rig:
         home.mkdir(exist_ok=True)
         seed, ready = home / "worker.nk", home / "ready.json"
         seed.write_text(self.server.worker_seed)
+        seed.chmod(0o600)
         ready.unlink(missing_ok=True)
         arguments = ["worker", "--nats", url or self.url, "--realm", self.realm, "--data-dir", str(data or home)]
         process = Process(

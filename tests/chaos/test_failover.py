@@ -19,6 +19,7 @@ def worker(bus: Bus, name: str) -> Process:
     home.mkdir()
     seed = home / "worker.nk"
     seed.write_text(bus.server.worker_seed)
+    seed.chmod(0o600)
     ready = home / "ready.json"
     arguments = ("worker", "--nats", bus.url, "--realm", bus.realm, "--data-dir", str(home / "data"))
     process = Process(*arguments, "--key", str(seed), "--name", name, "--ready-file", str(ready), home=home)

@@ -1,5 +1,6 @@
 """The registry, as a program sees it."""
 
+import asyncio
 import logging
 import os
 import secrets
@@ -60,12 +61,22 @@ T = TypeVar("T")
 _page = msgspec.json.Decoder(Page)
 
 
+ANOTHER_LOOK: Seconds = 0.1
+
 ANOTHER_AFTER: Seconds = 1.5
 """After this a question is asked again."""
 
 
+LEADER_WITHIN: Seconds = 3.0
+"""How long an operator waits for somebody to lead: after a leader ended, another one has to be found."""
+
+
 class _Silence(Unavailable):
     """Nobody answered in time."""
+
+
+class _Nobody(Unavailable):
+    """Nobody is there to answer."""
 
 
 def connect(
@@ -351,7 +362,7 @@ class Registry:
             Unauthorized: this is neither an operator's connection nor that key's.
         """
         body = codec.encode({"key": checked_public(key)})
-        told = codec.decode_object(await self._ask_once(self._subjects.operate("revoke"), body, timeout))
+        told = codec.decode_object(await self._operate("revoke", body, timeout))
         return dict(told["revoked"])
 
     @property
@@ -476,7 +487,7 @@ class Registry:
 
     async def pending(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """Commands that wait for a judge's or an operator's word, one of each agent."""
-        return codec.decode(await self._ask_once(self._subjects.operate("pending"), b"", timeout), Waiting).pending
+        return codec.decode(await self._operate("pending", b"", timeout), Waiting).pending
 
     async def approve(self, id: str, *, by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Lets the command of an agent happen that waits longest; returns what it was.
@@ -485,7 +496,7 @@ class Registry:
             NotFound: nothing of that agent waits for an approval.
         """
         body = codec.encode({"id": id, "by": by})
-        return codec.decode_object(await self._ask_once(self._subjects.operate("approve"), body, timeout))
+        return codec.decode_object(await self._operate("approve", body, timeout))
 
     async def deny(self, id: str, *, reason: str = "", by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Refuses the command of an agent that waits longest; returns what it was.
@@ -494,7 +505,7 @@ class Registry:
             NotFound: nothing of that agent waits for an approval.
         """
         body = codec.encode({"id": id, "reason": reason, "by": by})
-        return codec.decode_object(await self._ask_once(self._subjects.operate("deny"), body, timeout))
+        return codec.decode_object(await self._operate("deny", body, timeout))
 
     async def workers(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """The state of the registry as each worker sees it; just one of them where this user may not ask them all."""
@@ -508,11 +519,11 @@ class Registry:
         Raises:
             Busy: the answers to the last call are still coming in.
         """
-        return codec.decode_object(await self._ask_once(self._subjects.operate("call"), b"", timeout))
+        return codec.decode_object(await self._operate("call", b"", timeout))
 
     async def release_guard(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Ends the guard: whom it holds is lost, unless it beats. Says whether it was ``released``, and from what."""
-        return codec.decode_object(await self._ask_once(self._subjects.operate("release"), b"", timeout))
+        return codec.decode_object(await self._operate("release", b"", timeout))
 
     def watch(self, role: str | None = None, *, since: Position | None = None) -> Watch:
         """Every change of a role (None: of all roles) from now on, or after `since`; see `Watch`."""
@@ -583,6 +594,17 @@ class Registry:
         # One worker may stand still; the next question probably reaches another.
         return await self._ask_once(subject, body, timeout - ANOTHER_AFTER)
 
+    async def _operate(self, verb: str, body: bytes, timeout: Seconds) -> bytes:
+        """Asks the leader for something, once there is one."""
+        deadline = asyncio.get_running_loop().time() + min(timeout, LEADER_WITHIN)
+        while True:
+            try:
+                return await self._ask_once(self._subjects.operate(verb), body, timeout)
+            except _Nobody:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(ANOTHER_LOOK)
+
     def _on_denied(self, subject: str, error: Denied) -> bool:
         """The bus refused a beat: whoever sends the next one is told."""
         beat = subject.startswith(self._subjects.heartbeat("").lower())
@@ -599,7 +621,7 @@ class Registry:
         try:
             reply = await request(self._client, subject, body, timeout=timeout, headers=headers, denials=self.denials)
         except nats.errors.NoRespondersError as error:
-            raise Unavailable(
+            raise _Nobody(
                 f"no worker answers in realm {self.realm!r}; start one with `rollcall up` or check the realm"
             ) from error
         except (TimeoutError, nats.errors.Error) as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -89,7 +90,7 @@ def encoded(data: Document) -> bytes:
 
 def _parsed(path: Path, raw: bytes, held: str) -> Document:
     try:
-        data = json.loads(raw.decode(), parse_constant=_no_number)
+        data = json.loads(raw.decode(), parse_constant=_no_number, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise Refused(
             f"{path} is no JSON at line {error.lineno}, column {error.colno}: {error.msg}; mend it, or restore it"
@@ -106,6 +107,13 @@ def _parsed(path: Path, raw: bytes, held: str) -> Document:
 
 def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word} is a number that cannot be written again")
+    return number
 
 
 def _digest(raw: bytes) -> str:

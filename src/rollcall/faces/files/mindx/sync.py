@@ -106,7 +106,7 @@ class RegistrySync:
         file = self.read()
         raw_before, hash_before = file.raw, file.digest
         entries = dict(file.items)
-        broken = {id: why for id, entry in file.items.items() if (why := _broken(entry))}
+        broken = {id: why for id, entry in file.items.items() if (why := _broken(id, entry))}
         entries = {id: entry for id, entry in entries.items() if id not in broken}
         agents = {id: running for id, running in (await self._side.agents()).items() if id not in broken}
         core = await self._side.name()
@@ -319,12 +319,12 @@ def _edit(id: str, name: str, before: Entry, after: Entry, origin: str) -> Edit:
     return Edit(id=id, field=name, before=was, after=now, origin=origin, absent=absent)
 
 
-def _broken(entry: Any) -> str:  # Any: whatever stands in the file
+def _broken(id: str, entry: Any) -> str:  # Any: whatever stands in the file
     """Why an entry is left alone; empty when it is none of those."""
     if not isinstance(entry, dict):
         return "its entry is no object"
     try:
-        codec.encode(entry)
+        codec.encode({id: entry})
     except RollcallError as error:
         return error.message
     return ""
