@@ -14,9 +14,10 @@ import nats.errors
 import pytest
 
 from rollcall.bus.connection import Tls
+from rollcall.identity.keys import new_key
 from tests.conftest import eventually
 from tests.forked import Forked, environment
-from tests.processes import ROLLCALL, Process, children
+from tests.processes import ROLLCALL, Process, children, rollcall
 
 SEED = re.compile(r"S[UAO][A-Z2-7]{56}")
 PUBLIC = re.compile(r"U[A-Z2-7]{55}")
@@ -555,3 +556,35 @@ def test_the_roll_and_every_kind_of_dump_prove_what_was_signed(served, tmp_path)
     assert served.told("verify", "p2", "--dump", "-", input=dumps["ls"], **away)["valid"] == 1
     for id in ("p1", "p2"):
         served.say("deregister", "--role", "proved", "--id", id, "--key", "prover")
+
+
+def test_what_is_no_host_gets_no_certificate(tmp_path):
+    for host in ("", "a b", "*", "a..b"):
+        told = rollcall("certs", "dev", "--out", str(tmp_path / "c"), "--host", host)
+        assert (told.returncode, "is no name or address" in told.stderr) == (2, True), host
+    assert rollcall("certs", "dev", "--out", str(tmp_path / "c"), "--host", "münchen.example").returncode == 0
+
+
+def test_a_seed_given_for_a_name_or_a_file_is_not_repeated(tmp_path):
+    seed, env = new_key().seed, {"XDG_CONFIG_HOME": str(tmp_path)}
+    for arguments in (("keys", "new", seed), ("keys", "new", "x", "--from", seed), ("keys", "show", seed)):
+        told = rollcall(*arguments, env=env)
+        assert told.returncode != 0, arguments
+        assert seed not in told.stdout + told.stderr
+
+
+def test_a_certificate_that_the_server_cannot_read_is_named(tmp_path):
+    arguments = (
+        "up",
+        "--nats-port",
+        "0",
+        "--data-dir",
+        str(tmp_path / "d"),
+        "--tls-cert",
+        "/nope",
+        "--tls-key",
+        "/nope",
+    )
+    told = rollcall(*arguments)
+
+    assert (told.returncode, "/nope" in told.stderr) == (6, True), told.stderr

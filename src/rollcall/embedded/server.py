@@ -127,16 +127,18 @@ def binary() -> Path:
 
 def _spawn(config: Path, data_dir: Path, lock: IO[bytes]) -> subprocess.Popen[bytes]:
     # Called from the main thread: the kernel sends the death signal when the creating *thread* ends.
-    return subprocess.Popen(
-        [str(binary()), "-c", str(config), "--ports_file_dir", str(data_dir), "-l", str(data_dir / LOG)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[lock.fileno()],
-        preexec_fn=die_with_parent(signal.SIGKILL),
-        # Ctrl-C in a terminal goes to the whole group; the server must outlive its worker's goodbye.
-        start_new_session=True,
-    )
+    with (data_dir / LOG).open("ab") as log:
+        return subprocess.Popen(
+            [str(binary()), "-c", str(config), "--ports_file_dir", str(data_dir), "-l", str(data_dir / LOG)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # What is wrong with its configuration it says before it opens its log.
+            stderr=log,
+            pass_fds=[lock.fileno()],
+            preexec_fn=die_with_parent(signal.SIGKILL),
+            # Ctrl-C in a terminal goes to the whole group; the server must outlive its worker's goodbye.
+            start_new_session=True,
+        )
 
 
 async def _ready(process: subprocess.Popen[bytes], data_dir: Path, settings: ServerSettings) -> str:
@@ -155,8 +157,8 @@ async def _ready(process: subprocess.Popen[bytes], data_dir: Path, settings: Ser
 
 def _why_ended(data_dir: Path, settings: ServerSettings) -> Misconfigured:
     log = data_dir / LOG
-    # A configuration that it refuses ends it before there is a log.
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = [line for line in said if line.strip()]
     last = next((line for line in reversed(lines) if "[FTL]" in line or "[ERR]" in line), lines[-1] if lines else "")
     if "address already in use" in last:
         return PortTaken(

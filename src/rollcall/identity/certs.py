@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from rollcall.core.errors import Invalid
 from rollcall.store.files import make_private, write_whole
 
 LASTS = datetime.timedelta(days=365)
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+
 HOSTS = ("localhost", "127.0.0.1", "::1")
 
 _Pair = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
@@ -23,7 +26,7 @@ def make_development_certificates(directory: Path, hosts: Sequence[str], now: da
     """Writes an authority, a server's certificate for `hosts`, and a client's; returns the files by what they are.
 
     Raises:
-        Invalid: there are some already.
+        Invalid: there are some already, or a host is none.
     """
     names = ("ca", "server", "client")
     files = {name: directory / f"{name}.pem" for name in names}
@@ -111,7 +114,15 @@ def _host(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
-        return x509.DNSName(text)
+        pass  # a name, then
+    try:
+        # In certificates names are spelled in ASCII.
+        spelled = text.encode("idna").decode()
+    except UnicodeError:
+        spelled = ""
+    if not _HOST.fullmatch(spelled):
+        raise Invalid(f"--host {text!r} is no name or address of a machine")
+    return x509.DNSName(spelled)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -176,6 +176,10 @@ class Keyring:
         Raises:
             Invalid: it is no name.
         """
+        if may_be_secret(name):
+            raise Invalid(
+                "that is a secret seed, not a name of a key; keep it with `rollcall keys new NAME --from FILE`"
+            )
         if not _NAME.fullmatch(name):
             raise Invalid(f"{name!r} is no name of a key; use 1 to 64 of A-Z a-z 0-9 _ . -")
         return self._directory / (name + SUFFIX)

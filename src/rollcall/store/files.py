@@ -48,8 +48,14 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     # Whatever lies there, a crash or somebody else left it: it gives neither its mode nor, as a link, its place.
     scratch.unlink(missing_ok=True)
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        # A full disk is not made emptier by what is left of it.
+        scratch.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise

@@ -45,6 +45,7 @@ from rollcall.core.errors import (
     Unavailable,
     Waits,
 )
+from rollcall.identity.keys import may_be_secret
 from rollcall.store.files import write_whole
 
 if sys.platform != "win32":
@@ -123,7 +124,10 @@ def _first(group: BaseExceptionGroup[RollcallError]) -> RollcallError:
 
 def of_the_system(error: OSError) -> Misconfigured:
     """What the operating system refused, as one of our errors."""
-    return Misconfigured(f"{error.strerror}: {error.filename or 'a file'}; check the path, its rights and the disk")
+    file = error.filename or "a file"
+    if may_be_secret(str(file)):
+        file = "what was given as a file is a secret seed, and no file"
+    return Misconfigured(f"{error.strerror}: {file}; check the path, its rights and the disk")
 
 
 def fail(error: RollcallError) -> NoReturn:

@@ -48,10 +48,14 @@ class Item(Struct, frozen=True, kw_only=True):
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """What is remembered between two syncs; `core` is whom the file was brought together with."""
+    """What is remembered between two syncs; `core` is whom the file was brought together with.
+
+    `intent` is what a sync was about to write to the running side: one that was killed may have written it or not.
+    """
 
     core: str = ""
     base: Base = Base()
+    intent: dict[str, dict[str, Any]] = {}
     last: Item | None = None
     open_conflicts: list[dict[str, Any]] = []
 

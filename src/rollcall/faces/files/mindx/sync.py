@@ -111,7 +111,7 @@ class RegistrySync:
         agents = {id: running for id, running in (await self._side.agents()).items() if id not in broken}
         core = await self._side.name()
         # A file that is not there was not emptied: it is made anew. What another core had is no common ground.
-        base = state.base if file.digest and state.core == core else Base()
+        base = _as_intended(state, agents) if file.digest and state.core == core else Base()
         merged = Merged() if options.only_keys else merging.merge(entries, agents, base, options.rules)
         if not self._side.keeps:
             merged.held |= {(id, WHOLE) for id in merged.register}
@@ -137,6 +137,9 @@ class RegistrySync:
             self._write(file, after, changed, merged, started)
         elif raw_before is None:
             self._write(file, after, [], merged, started)
+        if merged.to_runtime or merged.register:
+            intent = {**{id: compared(after[id]) for id in merged.register if id in after}, **merged.to_runtime}
+            self.store.save(structs.replace(state, core=core, base=base, intent=intent))
         failed = await self._to_runtime(merged, after, repaired, outcome)
         self._count_done(outcome, entries, after, merged, failed)
         if not options.only_keys:
@@ -247,6 +250,17 @@ class RegistrySync:
     def _tell_identities(self, repaired: Repaired) -> None:
         for id in repaired.created:
             self._tell(identity_created(id, self._manager.address(id) or "", self._now()))
+
+
+def _as_intended(state: State, agents: dict[str, Running]) -> Base:
+    """What both sides had, with what a sync that was killed wrote of its own: that is no change of the running side."""
+    runtime = {id: dict(entry) for id, entry in state.base.runtime.items()}
+    for id, fields in state.intent.items():
+        held = agents[id].fields if id in agents else {}
+        for name, value in fields.items():
+            if name in held and merging.same(held[name], value):
+                runtime.setdefault(id, {})[name] = deepcopy(value)
+    return Base(state.base.file, runtime)
 
 
 def _pass_identities_on(
