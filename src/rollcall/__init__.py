@@ -7,7 +7,7 @@
             peers = await registry.discover("lieutenant", capabilities=["plan"])
 """
 
-from rollcall.bus.connection import Tls
+from rollcall.bus.tls import Tls
 from rollcall.core.commands import Mode
 from rollcall.core.errors import (
     Busy,

@@ -13,7 +13,7 @@ import nats
 import nats.errors
 import pytest
 
-from rollcall.bus.connection import Tls
+from rollcall.bus.tls import Tls
 from rollcall.identity.keys import new_key
 from tests.conftest import eventually
 from tests.forked import Forked, environment

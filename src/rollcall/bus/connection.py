@@ -4,22 +4,21 @@ import asyncio
 import contextlib
 import random
 import re
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nats.errors
 import structlog
-from msgspec import Struct
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from rollcall.bus import headers as h
 from rollcall.bus.denials import Denials
+from rollcall.bus.tls import ASKS_FOR_CERTIFICATE, NO_TLS, Private, Tls
 from rollcall.core import codec
-from rollcall.core.errors import Misconfigured, RollcallError, Unauthorized, Unavailable
+from rollcall.core.errors import RollcallError, Unauthorized, Unavailable
 from rollcall.core.instants import Seconds
 
 FIRST_CONNECT: Seconds = 5.0
@@ -30,45 +29,8 @@ END_WITHIN: Seconds = 0.5
 
 _WATCH_EVERY: Seconds = 0.25
 _BACKOFF_MAX: Seconds = 2.0
-_ASKS_FOR_CERTIFICATE = re.compile(r"certificate required|broken pipe|connection reset", re.IGNORECASE)
-"""What a client hears that a server with `verify` sends away; which of these depends on who is faster."""
 
 log = structlog.get_logger(__name__)
-
-
-NO_TLS = "offers no TLS, and TLS was asked for"
-
-
-class _Private(Client):
-    """A client that insists on TLS: nats-py by itself leaves it to the server, and so to whoever sits in between."""
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if initial_connection and not info.get("tls_required"):
-            raise nats.errors.Error(NO_TLS)
-        await super()._process_info(info, initial_connection)
-
-
-class Tls(Struct, frozen=True):
-    """Whom to trust, and who we are, as PEM files; without `ca` the system's certificates are trusted."""
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """What nats-py needs of it.
-
-        Raises:
-            Misconfigured: a file cannot be read, or holds none of what it should.
-        """
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.cert is not None:
-                context.load_cert_chain(self.cert, self.key)
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join(str(path) for path in (self.ca, self.cert, self.key) if path is not None)
-            raise Misconfigured(f"TLS cannot be set up with {files}: {error}; check the files") from error
-        return context
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +58,7 @@ async def connected(
         Unavailable: no server answered within `timeout`.
         Unauthorized: the server does not let us in.
     """
-    client = _Private() if tls is not None or "tls://" in url else Client()
+    client = Private() if tls is not None or "tls://" in url else Client()
     told: list[Exception] = []
     refused = asyncio.Event()
 
@@ -181,7 +143,7 @@ async def _first_connection(
         raise Unavailable(f"the NATS server at {where} {NO_TLS}; nothing was sent to it. Is it the right one?")
     if refused.is_set():
         raise Unauthorized(f"the NATS server at {where} does not let us in; check --creds, user, password or key")
-    if tls is not None and tls.cert is None and told and _ASKS_FOR_CERTIFICATE.search(str(told[0])):
+    if tls is not None and tls.cert is None and told and ASKS_FOR_CERTIFICATE.search(str(told[0])):
         raise Unauthorized(f"the NATS server at {where} asks for a certificate; give --tls-cert and --tls-key")
     why = (str(told[0]) or type(told[0]).__name__) if told else f"no answer within {timeout:g} s"
     raise Unavailable(f"no NATS server at {where} ({why}); is `rollcall up` running there?")

@@ -38,11 +38,11 @@ from rollcall.core.commands import (
     Signer,
     Update,
 )
-from rollcall.core.errors import Conflict, Denied, Invalid, NotFound, RollcallError, Unauthorized
+from rollcall.core.errors import Conflict, Denied, Invalid, NotFound, RollcallError
 from rollcall.core.instants import Milliseconds, timestamp
+from rollcall.core.owners import entitled, in_order, overrules, owner_of, signature_of
 from rollcall.core.patch import patched
-from rollcall.core.records import ChangeKind, Place, Profile, Record, Signature, Status
-from rollcall.core.senders import read_sender
+from rollcall.core.records import ChangeKind, Place, Profile, Record, Status
 
 
 class Accepted(Struct, frozen=True):
@@ -79,7 +79,7 @@ def decide(place: Place | None, command: Command, *, now: Milliseconds, disconne
     held = None if place is None or place.gone else place
     try:
         if isinstance(command, Asked) and command.signer is not None:
-            _in_order(place, command.signer)
+            in_order(place, command.signer)
         match command:
             case Register():
                 return _register(held, command, now, disconnected)
@@ -110,7 +110,7 @@ def _register(held: Place | None, command: Register, now: Milliseconds, disconne
     record = held.record
     if command.mode is Mode.CREATE:
         raise _conflict(held, "choose another id, or register with mode claim or takeover")
-    if record.owner and record.owner != profile.owner and not _overrules(command):
+    if record.owner and record.owner != profile.owner and not overrules(command):
         raise Denied(
             f"{record.role} {record.id!r} belongs to {record.owner!r}; only that owner may register it",
             owner=record.owner,
@@ -119,7 +119,7 @@ def _register(held: Place | None, command: Register, now: Milliseconds, disconne
         raise _conflict(held, f"deregister it first to register it as {profile.role}")
     if record.owner == profile.owner and record.incarnation == profile.incarnation:
         return _said_again(held, profile, command, now)
-    if not _overrules(command) and not _may_take(record, profile, command.mode, disconnected):
+    if not overrules(command) and not _may_take(record, profile, command.mode, disconnected):
         raise _conflict(held, _way_in(record, disconnected))
     return Accepted(ChangeKind.REGISTERED, _next_record(record, profile, command, now))
 
@@ -132,55 +132,10 @@ def _named(command: Register) -> Profile:
             f"the body says {profile.role or command.role} {profile.id or command.id!r} and the subject "
             f"{command.role} {command.id!r}; make them agree or leave both out of the body"
         )
-    owner = _owner(profile, command.signer)
+    owner = owner_of(profile, command.signer)
     if profile.id and profile.role and profile.owner == owner:
         return profile
     return replace(profile, id=command.id, role=command.role, owner=owner)
-
-
-def _owner(profile: Profile, signer: Signer | None) -> str:
-    """Whose the agent is: of the key that signed. An operator, such as a gateway, registers agents of others."""
-    if signer is None and profile.owner.startswith(NKEY):
-        raise Unauthorized(
-            f"owner {profile.owner!r} is proved only by a signature; sign the command or leave owner out"
-        )
-    if signer is None or signer.operator:
-        return profile.owner
-    if profile.owner not in ("", signer.owner):
-        raise Invalid(
-            f"the body says owner {profile.owner!r} and {signer.owner!r} signed it; leave owner out of the body"
-        )
-    return signer.owner
-
-
-def _in_order(place: Place | None, signer: Signer) -> None:
-    """A command that one key signed before the last one that happened comes too late: it may be a replay."""
-    if place is None or place.record.signature is None:
-        return
-    last = read_sender(place.record.signature.sender)
-    if last is not None and last.user == signer.key and signer.at < last.at:
-        raise Unauthorized(
-            f"{signer.key} signed this at {timestamp(signer.at)}, and a later command of {last.ts} has happened; "
-            "sign it anew, and set the clocks if they differ"
-        )
-
-
-def _entitled(held: Place, signer: Signer | None) -> None:
-    """Only its own key, or an operator, changes an agent that is owned by a key."""
-    record = held.record
-    if not record.owner.startswith(NKEY) or (signer is not None and signer.operator):
-        return
-    if signer is None or signer.owner != record.owner:
-        by = f"it is signed by {signer.key}" if signer is not None else "this command is not signed"
-        raise Unauthorized(
-            f"{record.role} {record.id!r} belongs to {record.owner!r}, and {by}; sign with the owner's key",
-            owner=record.owner,
-        )
-
-
-def _overrules(command: Register) -> bool:
-    """Whether an operator takes an agent over from whoever has it."""
-    return command.mode is Mode.TAKEOVER and command.signer is not None and command.signer.operator
 
 
 def _may_take(record: Record, profile: Profile, mode: Mode, disconnected: bool) -> bool:
@@ -231,10 +186,6 @@ def _same_content(old: Record, new: Record) -> bool:
     return _equal(old, replace(new, updated_at=old.updated_at, cause=old.cause, signature=old.signature))
 
 
-def _signature(command: Asked) -> Signature | None:
-    return command.signer.signature if command.signer is not None else None
-
-
 def _equal(one: Record, other: Record) -> bool:
     """Whether a reader sees no difference: Python takes 1 and true for equal, JSON does not."""
     return one == other and codec.encode(one) == codec.encode(other)
@@ -247,7 +198,7 @@ def _new_record(profile: Profile, command: Register, now: Milliseconds) -> Recor
         registered_at=at,
         updated_at=at,
         cause=command.cause,
-        signature=_signature(command),
+        signature=signature_of(command),
         registered_seq=command.after + command.cause.seq,
     )
 
@@ -258,7 +209,7 @@ def _next_record(held: Record, profile: Profile, command: Register, now: Millise
         registered_at=held.registered_at,
         updated_at=timestamp(now),
         cause=command.cause,
-        signature=_signature(command),
+        signature=signature_of(command),
         registered_seq=held.registered_seq,
     )
 
@@ -280,7 +231,7 @@ def _same_life(held: Place, incarnation: int) -> None:
 
 def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
     record = held.record
-    _entitled(held, command.signer)
+    entitled(held, command.signer)
     _same_life(held, command.incarnation)
     if command.expected is not None and command.expected != held.revision:
         raise Conflict(
@@ -295,7 +246,7 @@ def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
         updated = replace(updated, lost_at=None)
     if _equal(updated, record):
         return Unchanged(held)
-    said = replace(updated, updated_at=timestamp(now), cause=command.cause, signature=_signature(command))
+    said = replace(updated, updated_at=timestamp(now), cause=command.cause, signature=signature_of(command))
     return Accepted(ChangeKind.UPDATED, said)
 
 
@@ -311,9 +262,9 @@ def _hand_over(held: Place, command: Update, signer: Signer, now: Milliseconds) 
 
 
 def _deregister(held: Place, command: Deregister, now: Milliseconds) -> Outcome:
-    _entitled(held, command.signer)
+    entitled(held, command.signer)
     _same_life(held, command.incarnation)
-    record = replace(held.record, updated_at=timestamp(now), cause=command.cause, signature=_signature(command))
+    record = replace(held.record, updated_at=timestamp(now), cause=command.cause, signature=signature_of(command))
     return Accepted(ChangeKind.DEREGISTERED, record, command.reason)
 
 

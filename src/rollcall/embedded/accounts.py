@@ -2,7 +2,8 @@
 
 import nats.errors
 
-from rollcall.bus.connection import Tls, connected, request
+from rollcall.bus.connection import connected, request
+from rollcall.bus.tls import Tls
 from rollcall.core.errors import Unavailable
 from rollcall.embedded.authority import Authority
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import ClassVar, TypeAlias, TypedDict
 
-from rollcall.bus.connection import Tls
+from rollcall.bus.tls import Tls
 from rollcall.core.discreet import Discreet
 from rollcall.core.errors import Invalid
 from rollcall.identity.keys import Key, checked_public, default_keyring, key_of, load_jwt, load_key, may_be_secret

@@ -19,19 +19,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from rollcall.bus import headers as h
-from rollcall.bus.connection import (
-    FIRST_CONNECT,
-    Tls,
-    barrier,
-    connected,
-    request,
-    translated,
-    why_closed,
-    without_password,
-)
+from rollcall.bus.connection import FIRST_CONNECT, barrier, connected, request, translated, why_closed, without_password
 from rollcall.bus.denials import Denials
 from rollcall.bus.presence import own_account
 from rollcall.bus.subjects import Subjects, key, token
+from rollcall.bus.tls import Tls
 from rollcall.core import codec, limits
 from rollcall.core.commands import NKEY, Mode
 from rollcall.core.errors import Denied, RollcallError, TooLarge, Unavailable

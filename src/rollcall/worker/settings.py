@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from rollcall.bus.connection import Tls
+from rollcall.bus.tls import Tls
 from rollcall.core import limits
 from rollcall.core.discreet import Discreet
 from rollcall.core.instants import Seconds

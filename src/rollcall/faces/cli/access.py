@@ -14,7 +14,8 @@ from msgspec import Struct
 
 import rollcall
 from rollcall import Registry
-from rollcall.bus.connection import FIRST_CONNECT, Tls
+from rollcall.bus.connection import FIRST_CONNECT
+from rollcall.bus.tls import Tls
 from rollcall.core.instants import Seconds
 from rollcall.faces.cli.settings import default_data_dir
 from rollcall.identity.keys import Key

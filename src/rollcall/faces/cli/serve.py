@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from msgspec import Struct
 
-from rollcall.bus.connection import Tls, without_password
-from rollcall.core.errors import Misconfigured, Unavailable
-from rollcall.embedded import Authority, ServerTls, running
+from rollcall.bus.connection import without_password
+from rollcall.core.errors import Unavailable
+from rollcall.embedded import Authority, running
 from rollcall.embedded.authority import HTTP_USER, OPERATOR_USER
 from rollcall.faces.cli.access import access, address_file, connects
+from rollcall.faces.cli.bundled import Bundled, own_tls, server_tls, tls_files
 from rollcall.faces.cli.common import LOG_LEVELS, Realm, announced, err, forever, run, set_up_logs
 from rollcall.faces.cli.http import DEFAULT_LISTEN, Environment, address, face_settings, kept_token
 from rollcall.faces.cli.http import face as serving_face
 from rollcall.faces.cli.settings import default_data_dir, from_environment, seed, worker_settings
 from rollcall.faces.http.access import Scope, Token
-from rollcall.faces.http.settings import FaceSettings, Listener, check_address, is_loopback
+from rollcall.faces.http.settings import FaceSettings, Listener, check_address
 from rollcall.sdk.login import SigningIn
 from rollcall.store.files import InUse
 from rollcall.worker import Worker, serving
@@ -37,40 +37,6 @@ DataDir = Annotated[
 ]
 LogLevel = Annotated[str, typer.Option("--log-level", envvar="ROLLCALL_LOG_LEVEL", help="debug, info, warning, error.")]
 WORKER_KEY = "worker.nk"
-
-
-class Bundled(Struct, frozen=True):
-    """How the bundled server listens, and whom it lets in."""
-
-    host: str
-    port: int
-    authority: Authority | None
-    tls: ServerTls | None
-
-    def check(self) -> None:
-        """Says no to a server that everybody can reach and nobody guards.
-
-        Raises:
-            Misconfigured: it is one.
-        """
-        if self.authority is None and not is_loopback(self.host):
-            raise Misconfigured(
-                f"{self.host} can be reached from elsewhere, and whoever reaches it could be any agent: add --auth and "
-                "issue users with `rollcall creds`, or listen on 127.0.0.1, or use a server of your own with --nats"
-            )
-
-
-def _server_tls(verify: bool) -> ServerTls | None:
-    """The certificate of the bundled server, as the options name it."""
-    said = access()
-    if said.tls_cert is None or said.tls_key is None:
-        if said.tls_cert or said.tls_key or verify:
-            raise typer.BadParameter("TLS needs --tls-cert and --tls-key; `rollcall certs dev` makes some to try")
-        return None
-    if verify and not said.tls_ca:
-        raise typer.BadParameter("--tls-verify needs --tls-ca, the authority of the clients")
-    cert, key, ca = (str(Path(one).absolute()) if one else "" for one in (said.tls_cert, said.tls_key, said.tls_ca))
-    return ServerTls(cert, key, ca if verify else "")
 
 
 @app.command()
@@ -122,7 +88,7 @@ def up(
             )
         run(_up_beside(realm, place, nats, ready_file, face), endless=True)
         return
-    bundled = Bundled(listen, nats_port, Authority(place) if auth else None, _server_tls(tls_verify))
+    bundled = Bundled(listen, nats_port, Authority(place) if auth else None, server_tls(tls_verify))
     run(_up(realm, place, bundled, ready_file, face), endless=True)
 
 
@@ -186,7 +152,7 @@ async def _up_beside(realm: str, place: Path, nats: str, ready_file: Path | None
 async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None, face: "Serve") -> None:
     """The bundled server, a worker and its HTTP face."""
     bundled.check()
-    authority, tls = bundled.authority, _own_tls(bundled)
+    authority, tls = bundled.authority, own_tls(bundled)
     if authority is not None:
         authority.prepare(realm)
     async with running(place, host=bundled.host, port=bundled.port, authority=authority, tls=bundled.tls) as server:
@@ -201,7 +167,7 @@ async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None
             operators_file=authority.operators_file(realm) if authority is not None else None,
         )
         signing_in: SigningIn = {"tls": tls}
-        local: dict[str, object] = {f"tls_{name}": path for name, path in _tls_files(tls).items()}
+        local: dict[str, object] = {f"tls_{name}": path for name, path in tls_files(tls).items()}
         if authority is not None:
             signing_in["credentials"] = signing_in["key"] = authority.user(realm, HTTP_USER)
             local["credentials"] = str(authority.user(realm, OPERATOR_USER).absolute())
@@ -213,23 +179,6 @@ async def _up(realm: str, place: Path, bundled: Bundled, ready_file: Path | None
             _say_where({**told, **local}, realm, place)
             code = await server.ended()
             raise Unavailable(f"nats-server ended by itself with code {code}; read {place / 'nats-server.log'}")
-
-
-def _own_tls(bundled: Bundled) -> Tls | None:
-    """How the parts of `up` themselves come to its server."""
-    if bundled.tls is None:
-        return None
-    ca = access().tls_ca
-    shown = (Path(bundled.tls.cert), Path(bundled.tls.key)) if bundled.tls.ca else (None, None)
-    return Tls(Path(ca) if ca else None, *shown)
-
-
-def _tls_files(tls: Tls | None) -> dict[str, str]:
-    """What commands on this machine need of it."""
-    if tls is None:
-        return {}
-    files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key}
-    return {name: str(path.absolute()) for name, path in files.items() if path is not None}
 
 
 def _snapshot(place: Path, realm: str) -> Path:

@@ -8,8 +8,8 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from rollcall.bus.connection import Tls
 from rollcall.bus.shapes import REFUSALS_AGE
+from rollcall.bus.tls import Tls
 from rollcall.core import limits
 from rollcall.core.errors import Invalid, Misconfigured
 from rollcall.identity.keys import checked_public, load_key

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rollcall.core.errors import NotFound, RollcallError
 from rollcall.faces.files.mindx.document import File
+from rollcall.faces.files.mindx.ground import edits
 from rollcall.faces.files.mindx.history import Edit, Item, State, new_sync_id
 from rollcall.faces.files.mindx.merge import WHOLE, Base, Merged, compared
 from rollcall.faces.files.mindx.running import Side
-from rollcall.faces.files.mindx.sync import Outcome, RegistrySync, edits
+from rollcall.faces.files.mindx.sync import Outcome, RegistrySync
 from rollcall.store.files import write_whole
 
 
