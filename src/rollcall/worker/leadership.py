@@ -208,7 +208,6 @@ class Leadership:
                 last=self._last,
                 registered=max((place.record.registered_seq for place in self._roster.agents()), default=0),
             )
-            await self._recall_nonces()
             inboxes = {start.inbox_epoch, *([start.past.inbox_epoch] if start.past is not None else [])}
             replay_until = {inbox: await self._last(inbox) for inbox in inboxes}
             roll = Roll(self._client, self._subjects, tombstone_ttl=self._settings.tombstone_ttl)
@@ -267,7 +266,7 @@ class Leadership:
             beacon = Beacon(client, subjects, roster, lead, leader=self._settings.name, guard=self._guard)
             forgetting = Forgetting(roster, lead, after=self._settings.forget_after)
             tasks.create_task(judge.sign_vanished(), name="leader: who vanished while nobody led")
-            tasks.create_task(lead.take(follower), name="leader: take")
+            tasks.create_task(self._take(lead, follower), name="leader: take")
             tasks.create_task(self._position.keep(lead), name="leader: position")
             tasks.create_task(self._position.purge(), name="leader: purge the inbox")
             tasks.create_task(beacon.shine(), name="leader: beacon")
@@ -308,6 +307,10 @@ class Leadership:
 
     def _fresh(self) -> bool:
         return self._roster.clock.now() - self._renewed_at < FRESH
+
+    async def _take(self, lead: Lead, follower: Follower) -> None:
+        await self._recall_nonces()
+        await lead.take(follower)
 
     async def _recall_nonces(self) -> None:
         """Knows again whatever was signed when the commands that wait now were: a replay may be among them."""

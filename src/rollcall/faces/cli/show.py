@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollcall.core.instants import instant, timestamp
-from rollcall.core.records import Change, ChangeKind, Entry, Liveness, Signature
+from rollcall.core.records import Cause, Change, ChangeKind, Entry, Liveness, Signature
 from rollcall.core.senders import read_sender
 
 COLOURS = {
@@ -126,6 +126,8 @@ def _shown(value: object) -> str:
     if isinstance(value, Signature):
         sender = read_sender(value.sender)
         return f"{sender.user} at {sender.ts}" if sender is not None else "unknown"
+    if isinstance(value, Cause):
+        return f"command {value.seq} of inbox {value.inbox_epoch}"
     if isinstance(value, tuple):
         return ", ".join(str(item) for item in value)
     if isinstance(value, dict):

@@ -55,6 +55,8 @@ def verify(
     against = Against(operators=frozenset(checked_public(key) for key in operator), realm=realm)
     if dump is not None:
         found = _of_dump(dump, id, against)
+        if id is not None and not found:
+            raise NotFound(f"nothing in {dump} is about {id!r}")
     else:
 
         async def main() -> list[Proof]:
