@@ -1,6 +1,7 @@
 """Commands that keep files of other registries in step with the roll."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,9 @@ def mindx(
         raise typer.BadParameter("--dry-run, --watch, --update-keys, --status, --history, --rollback: choose one")
     action = wanted[0] if wanted else "sync_all"
 
+    if not path.is_dir():
+        raise Misconfigured(f"{path} is no directory; give that of the mindX installation")
+
     async def main() -> int:
         tools = _tools()
         async with joined(nats, realm) as registry:
@@ -79,7 +83,8 @@ def mindx(
                 deletions=deletions,
             )
             if not watch:
-                ok, told = await tool.execute(action, not no_validate, not no_missing_keys, sync_id=rollback)
+                with err.status("syncing") if err.is_terminal else nullcontext():
+                    ok, told = await tool.execute(action, not no_validate, not no_missing_keys, sync_id=rollback)
                 return _told(action, ok, told, json)
             async for ok, told in tools.keep_in_sync(
                 tool, registry, validate_signatures=not no_validate, update_missing_keys=not no_missing_keys

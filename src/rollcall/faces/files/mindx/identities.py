@@ -1,5 +1,6 @@
 """Identities of mindX: which wallet an entity has, and what it signs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rollcall.faces.files.mindx.wallets import KeyStore, address_of, sign_message, verify_message
@@ -52,6 +53,11 @@ class IdentityManager:
     def create(self, entity_id: str) -> str:
         """As `create_new_wallet`, for an entity that has none."""
         return address_of(self._wallets.create(entity_id))
+
+    def create_all(self, entity_ids: Sequence[str]) -> dict[str, str | Exception]:
+        """The addresses of new wallets, or why there is none."""
+        made = self._wallets.create_all(entity_ids)
+        return {id: key if isinstance(key, Exception) else address_of(key) for id, key in made.items()}
 
     def sign(self, entity_id: str, message: str) -> str | None:
         """As `sign_message`."""

@@ -1,12 +1,16 @@
 """Identities of a registry file: missing ones are made, those of held wallets signed again, foreign ones left alone."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from msgspec import Struct, field
 
 from rollcall.faces.files.mindx.identities import IdentityManager, is_signed, public_key
 
 Entry = dict[str, Any]  # Any: as the file has it
+
+log = structlog.get_logger(__name__)
 
 MISMATCH = "public_key_mismatch"
 MISSING = "missing_identity_data"
@@ -38,7 +42,23 @@ class Repair:
         self._create = create
         self._thorough = thorough
         self._write = write
+        self._made: dict[str, str | Exception] = {}
         self.done = Repaired()
+
+    def prepare(self, entries: Mapping[str, Entry]) -> None:
+        """Makes the wallets that these entries need, all at once: a store may have to write itself whole for each."""
+        if not (self._create and self._write):
+            return
+        try:
+            wanted = [id for id, entry in entries.items() if self._lacks(id, entry)]
+            self._made = self._manager.create_all(wanted) if wanted else {}
+        except Exception as error:  # a store is somebody else's code; each agent hears of it by itself
+            log.debug("wallets could not be made together", error=str(error))
+
+    def _lacks(self, id: str, entry: Entry) -> bool:
+        stored = entry.get("identity")
+        named = isinstance(stored, dict) and stored.get("public_key") if not self._thorough else public_key(stored)
+        return not named and self._manager.address(id) is None
 
     def entry(self, shown: str, entity: str, entry: Entry, message: str) -> None:
         """The identity of one entry; `entity` is whose wallet signs, `shown` the id in reports."""
@@ -57,7 +77,8 @@ class Repair:
             if not self._create:
                 return
             if self._write:
-                self._sign(entry, entity, held or self._manager.create(entity), message)
+                self._sign(entry, entity, held if held and entity not in self._made else self._new(entity), message)
+                held = None if entity in self._made else held
             (self.done.rewritten if held else self.done.created).append(shown)
         elif held is None:
             if not is_signed(stored, message):
@@ -68,6 +89,12 @@ class Repair:
             self.done.rewritten.append(shown)
             if self._write:
                 self._sign(entry, entity, held, message)
+
+    def _new(self, entity: str) -> str:
+        made = self._made.get(entity) or self._manager.create(entity)
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def _sign(self, entry: Entry, entity: str, address: str, message: str) -> None:
         stored = entry.get("identity")

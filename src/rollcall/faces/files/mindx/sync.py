@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from rollcall.faces.files.mindx.running import Side
 from rollcall.faces.files.mindx.wallets import line_name
 
 TRIES = 3
+AT_ONCE = 64
+"""Changes of the running side that are on their way at once."""
+
 UNKNOWN = "unknown"
 """The type of an agent of which nobody knows it."""
 
@@ -123,10 +126,11 @@ class RegistrySync:
         if not options.only_keys and options.rules.to_file:
             for id in agents.keys() & after.keys():
                 after[id].setdefault("type", UNKNOWN)
-        repaired = self._repair(after, agents, options)
+        # Elliptic curves take their time, and the connection to the bus has to be kept alive meanwhile.
+        repaired = await asyncio.to_thread(self._repair, after, agents, options)
         if self._side.keeps and options.rules.to_runtime and not options.only_keys:
             pass_identities_on(after, entries, agents, repaired, merged)
-        self._count(outcome, entries, after, merged, repaired, agents, options)
+        await asyncio.to_thread(self._count, outcome, entries, after, merged, repaired, agents, options)
         outcome.edits = edits(entries, after, agents, merged)
         self._count_done(outcome, entries, after, merged, set())
         if not options.write:
@@ -161,9 +165,11 @@ class RegistrySync:
             self._manager, create=options.create, write=options.write, thorough=options.repair or options.only_keys
         )
         if options.rules.to_file:
-            for id, entry in after.items():
-                if options.repair or options.only_keys or id in agents:
-                    repair.entry(id, id, entry, registration_message(id))
+            everybody = options.repair or options.only_keys
+            concerned = {id: entry for id, entry in after.items() if everybody or id in agents}
+            repair.prepare(concerned)
+            for id, entry in concerned.items():
+                repair.entry(id, id, entry, registration_message(id))
         return repair.done
 
     def _count(
@@ -215,18 +221,22 @@ class RegistrySync:
     ) -> set[str]:
         """Does what has to happen on the running side; returns for whom it failed."""
         failed: set[str] = set()
-        for id, entry in merged.register.items():
-            await self._try(id, self._side.register(id, after.get(id, entry)), failed, outcome)
-        for id in {**merged.to_runtime, **merged.gone}:
-            change = self._side.change(id, merged.to_runtime.get(id, {}), merged.gone.get(id, []))
-            await self._try(id, change, failed, outcome)
-        for id in merged.deregister:
-            await self._try(id, self._side.deregister(id), failed, outcome)
+        at_once = asyncio.Semaphore(AT_ONCE)
+        doing = [(id, self._side.register(id, after.get(id, entry))) for id, entry in merged.register.items()]
+        doing += [
+            (id, self._side.change(id, merged.to_runtime.get(id, {}), merged.gone.get(id, [])))
+            for id in {**merged.to_runtime, **merged.gone}
+        ]
+        doing += [(id, self._side.deregister(id)) for id in merged.deregister]
+        await asyncio.gather(*(self._try(id, one, failed, outcome, at_once) for id, one in doing))
         return failed
 
-    async def _try(self, id: str, doing: Any, failed: set[str], outcome: Outcome) -> None:  # Any: an awaitable
+    async def _try(
+        self, id: str, doing: Coroutine[Any, Any, None], failed: set[str], outcome: Outcome, at_once: asyncio.Semaphore
+    ) -> None:
         try:
-            await doing
+            async with at_once:
+                await doing
         except Exception as error:  # a side may be somebody else's code, and one agent's trouble stops no other
             failed.add(id)
             outcome.errors.append(f"Failed to sync agent {id}: {error}")

@@ -8,15 +8,16 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import keyring
 import keyring.errors
 
-from rollcall.core.errors import Invalid, Misconfigured
+from rollcall.core.errors import Invalid, Misconfigured, RollcallError
 from rollcall.faces.files.mindx.ethereum import Account, encode_defunct
 from rollcall.store.files import make_private, write_whole
 
@@ -34,6 +35,7 @@ def sign_message(private_key: str, message: str) -> str:
     return str(signed.signature.hex()).removeprefix("0x")
 
 
+@lru_cache(maxsize=65_536)
 def verify_message(message: str, signature: str, address: str) -> bool:
     """Whether the wallet at an address signed a text; nonsense was signed by nobody."""
     try:
@@ -66,6 +68,10 @@ def line_name(entity_id: str) -> str:
     return PREFIX + _NO_WORD.sub("_", entity_id).upper()
 
 
+def _shared(entity_id: str, owner: str, name: str) -> Invalid:
+    return Invalid(f"{entity_id!r} and {owner!r} would share the wallet {name}; rename one of them")
+
+
 class KeyStore(Protocol):
     """Where private keys are kept."""
 
@@ -81,6 +87,10 @@ class KeyStore(Protocol):
         """
         ...
 
+    def create_all(self, entity_ids: Sequence[str]) -> dict[str, str | Exception]:
+        """Makes and keeps a key for each, or says why there is none."""
+        ...
+
     def entities(self) -> list[str]:
         """The ids whose keys are kept, as far as they are known; else the names of their keys."""
         ...
@@ -91,6 +101,7 @@ class FileWallets:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._known: tuple[object, dict[str, tuple[str, str]]] = (None, {})
 
     def get(self, entity_id: str) -> str | None:
         """The private key of an entity; None for none."""
@@ -103,30 +114,45 @@ class FileWallets:
         Raises:
             Invalid: another entity has a key under the same name.
         """
-        name = line_name(entity_id)
+        made = self.create_all([entity_id])[entity_id]
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def create_all(self, entity_ids: Sequence[str]) -> dict[str, str | Exception]:
+        """Makes and keeps a key for each in one go, or says why there is none."""
         make_private(self._path.parent)
         with self._locked():
-            held = self._read()
-            if name in held:
-                owner = held[name][0] or "another entity"
-                raise Invalid(f"{entity_id!r} and {owner!r} would share the wallet {name}; rename one of them")
-            key = new_private_key()
+            held = dict(self._read())
+            made: dict[str, str | Exception] = {}
+            lines = ""
+            for entity_id in entity_ids:
+                name = line_name(entity_id)
+                if name in held:
+                    made[entity_id] = _shared(entity_id, held[name][0] or "another entity", name)
+                    continue
+                key = made[entity_id] = new_private_key()
+                held[name] = (entity_id, key)
+                lines += f"# {entity_id.encode('unicode_escape').decode()}\n{name}={key}\n"
             before = self._path.read_text() if self._path.exists() else ""
             if before and not before.endswith("\n"):
                 before += "\n"
-            comment = entity_id.encode("unicode_escape").decode()
-            write_whole(self._path, f"{before}# {comment}\n{name}={key}\n".encode(), mode=0o600)
-        return key
+            if lines:
+                write_whole(self._path, (before + lines).encode(), mode=0o600)
+        return made
 
     def entities(self) -> list[str]:
         """The ids whose keys are kept; of lines without a comment, the name in lower case."""
         return [owner or name.removeprefix(PREFIX).lower() for name, (owner, _) in self._read().items()]
 
     def _read(self) -> dict[str, tuple[str, str]]:
-        """Owner and key, by the name of the line."""
+        """Owner and key, by the name of the line; read again when the file is another one than before."""
         try:
-            lines = self._path.read_text().splitlines()
-            mode = self._path.stat().st_mode
+            status = self._path.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
+            if self._known[0] == stamp:
+                return self._known[1]
+            lines, mode = self._path.read_text().splitlines(), status.st_mode
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
@@ -145,6 +171,7 @@ class FileWallets:
             # A comment of somebody else's above a line is no id.
             found[name] = (owner if owner and line_name(owner) == name else "", match[2].lower())
             comment = ""
+        self._known = (stamp, found)
         return found
 
     @contextmanager
@@ -181,13 +208,22 @@ class KeyringWallets:
         name = line_name(entity_id)
         held = self._ask(name)
         if held is not None:
-            owner = held.rpartition(":")[0]
-            raise Invalid(f"{entity_id!r} and {owner!r} would share the wallet {name}; rename one of them")
+            raise _shared(entity_id, held.rpartition(":")[0], name)
         key = new_private_key()
         self._keep(name, f"{entity_id}:{key}")
         # A keyring cannot be listed: what is in it is kept beside the keys.
         self._keep(_NAMES, "\n".join(sorted({*self._names(), name})))
         return key
+
+    def create_all(self, entity_ids: Sequence[str]) -> dict[str, str | Exception]:
+        """Makes and keeps a key for each, or says why there is none."""
+        made: dict[str, str | Exception] = {}
+        for entity_id in entity_ids:
+            try:
+                made[entity_id] = self.create(entity_id)
+            except RollcallError as error:
+                made[entity_id] = error
+        return made
 
     def entities(self) -> list[str]:
         """The ids whose keys are kept."""
