@@ -2,7 +2,7 @@
 
 import json
 
-from rollcall.faces.files.mindx import FileWallets, RegistrySyncTool
+from rollcall.faces.files.mindx import FileWallets, IdentityManager, RegistrySyncTool, VaultFirst, document
 from tests.contract.mindx import Home
 from tests.processes import rollcall
 
@@ -29,3 +29,36 @@ def test_a_path_that_is_no_directory_is_refused_and_not_made(tmp_path):
 
     assert (told.returncode, "no directory" in " ".join(told.stderr.split())) == (6, True)
     assert not (tmp_path / "nope").exists()
+
+
+async def test_a_vault_is_asked_first_and_the_file_then(tmp_path):
+    vault, file = FileWallets(tmp_path / "vault" / "keys"), FileWallets(tmp_path / "file" / "keys")
+    in_file, in_both = file.create("only in the file"), vault.create("both")
+    file.create("both")
+    manager = IdentityManager(VaultFirst(vault, file))
+
+    await manager.create_new_wallet("new")
+
+    assert VaultFirst(vault, file).get("only in the file") == in_file
+    assert VaultFirst(vault, file).get("both") == in_both
+    assert (vault.get("new") is not None, file.get("new")) == (True, None)
+    known = {one["entity_id"] for one in await manager.list_managed_identities()}
+    assert known == {"both", "new", "only in the file"}
+
+
+async def test_a_wallet_made_before_the_file_changed_is_still_counted(tmp_path, bus, monkeypatch):
+    home = Home(tmp_path)
+    home.text(json.dumps({"registered_agents": {"a": {"type": "x"}}}))
+    write, tries = document.File.write, []
+
+    def changed_once(self):
+        tries.append(1)
+        if len(tries) == 1:
+            raise document.Changed("x")
+        write(self)
+
+    monkeypatch.setattr(document.File, "write", changed_once)
+    async with bus.served() as core:
+        ok, told = await RegistrySyncTool(registry=core, root=tmp_path).execute()
+
+    assert (ok, told["keys_updated"], len(tries)) == (True, 1, 2)

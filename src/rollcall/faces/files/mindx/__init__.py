@@ -6,7 +6,7 @@ from rollcall.faces.files.mindx.identity_sync import IdentitySyncTool
 from rollcall.faces.files.mindx.manager import RegistryManagerTool
 from rollcall.faces.files.mindx.sync import RegistrySync
 from rollcall.faces.files.mindx.tool import RegistrySyncTool
-from rollcall.faces.files.mindx.wallets import FileWallets, KeyringWallets, KeyStore
+from rollcall.faces.files.mindx.wallets import FileWallets, KeyringWallets, KeyStore, VaultFirst
 from rollcall.faces.files.mindx.watching import keep_in_sync
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "RegistryManagerTool",
     "RegistrySync",
     "RegistrySyncTool",
+    "VaultFirst",
     "keep_in_sync",
 ]

@@ -60,6 +60,16 @@ class Outcome(Struct):
     edits: list[Edit] = field(default_factory=list)
 
 
+class Found(Struct, frozen=True):
+    """Both sides as a sync finds them. `broken` entries are left alone, with the reason; `state` is what was before."""
+
+    file: File
+    entries: dict[str, Entry]
+    broken: dict[str, str]
+    agents: dict[str, Running]
+    state: State
+
+
 class RegistrySync:
     """Keeps one file in step with one running side."""
 
@@ -87,11 +97,12 @@ class RegistrySync:
             RollcallError: the running side cannot be asked.
         """
         if not options.write:
-            return await self._once(options)
+            return await self._once(options, set())
         async with self.store.turn():
+            created: set[str] = set()
             for _ in range(TRIES):
                 try:
-                    return await self._once(options)
+                    return await self._once(options, created)
                 except Changed:
                     await asyncio.sleep(0)
             raise RollcallError(f"{self._path} was written by somebody else again and again; try again")
@@ -104,61 +115,95 @@ class RegistrySync:
         """
         return File.read(self._path, AGENTS, empty_registry(self._now()))
 
-    async def _once(self, options: Options) -> Outcome:
+    async def _once(self, options: Options, created: set[str]) -> Outcome:
+        """One try; `created` are those for whom this sync made wallets, whichever try it was."""
         started = self._now()
-        state = self.store.state()
-        file = self.read()
-        raw_before, hash_before = file.raw, file.digest
-        entries = dict(file.items)
+        found = await self._look()
+        merged = self._merged(found, options)
+        outcome = Outcome(new_sync_id(int(started * 1000)), conflicts=merged.conflicts)
+        outcome.errors += [f"Failed to sync agent {id}: {why}" for id, why in found.broken.items()]
+        after = self._after(found, merged, options)
+        # Elliptic curves take their time, and the connection to the bus has to be kept alive meanwhile.
+        repaired = await asyncio.to_thread(self._repair, after, found.agents, options)
+        created.update(repaired.created)
+        repaired.rewritten = [id for id in repaired.rewritten if id not in created]
+        repaired.created = sorted(created)
+        if self._side.keeps and options.rules.to_runtime and not options.only_keys:
+            pass_identities_on(after, found.entries, found.agents, repaired, merged)
+        await asyncio.to_thread(self._count, outcome, after, repaired, found.agents, options)
+        outcome.edits = edits(found.entries, after, found.agents, merged)
+        self._count_done(outcome, found.entries, after, merged, set())
+        if options.write:
+            await self._do(found, merged, after, outcome, started, keys_only=options.only_keys)
+            self._tell_identities(repaired)
+        return outcome
+
+    async def _look(self) -> Found:
+        """Reads both sides, and what they had before."""
+        state, file = self.store.state(), self.read()
         broken = {id: why for id, entry in file.items.items() if (why := _broken(id, entry))}
-        entries = {id: entry for id, entry in entries.items() if id not in broken}
         agents = {id: running for id, running in (await self._side.agents()).items() if id not in broken}
         core = await self._side.name()
         # A file that is not there was not emptied: it is made anew. What another core had is no common ground.
         base = as_intended(state, agents) if file.digest and state.core == core else Base()
-        merged = Merged() if options.only_keys else merging.merge(entries, agents, base, options.rules)
+        return Found(
+            file=file,
+            entries={id: entry for id, entry in file.items.items() if id not in broken},
+            broken=broken,
+            agents=agents,
+            state=structs.replace(state, core=core, base=base, intent={}),
+        )
+
+    def _merged(self, found: Found, options: Options) -> Merged:
+        if options.only_keys:
+            return Merged()
+        merged = merging.merge(found.entries, found.agents, found.state.base, options.rules)
         if not self._side.keeps:
             merged.held |= {(id, WHOLE) for id in merged.register}
             merged.register.clear()
-        outcome = Outcome(new_sync_id(int(started * 1000)), conflicts=merged.conflicts)
-        outcome.errors += [f"Failed to sync agent {id}: {why}" for id, why in broken.items()]
-        after = self._after(entries, merged)
-        if not options.only_keys and options.rules.to_file:
-            for id in agents.keys() & after.keys():
-                after[id].setdefault("type", UNKNOWN)
-        # Elliptic curves take their time, and the connection to the bus has to be kept alive meanwhile.
-        repaired = await asyncio.to_thread(self._repair, after, agents, options)
-        if self._side.keeps and options.rules.to_runtime and not options.only_keys:
-            pass_identities_on(after, entries, agents, repaired, merged)
-        await asyncio.to_thread(self._count, outcome, entries, after, merged, repaired, agents, options)
-        outcome.edits = edits(entries, after, agents, merged)
-        self._count_done(outcome, entries, after, merged, set())
-        if not options.write:
-            return outcome
-        changed = [id for id, entry in after.items() if not merging.same(entry, entries.get(id))]
-        if outcome.edits or raw_before is None:
-            self.store.keep_copy(outcome.sync_id, raw_before)
-        if changed or merged.delete_from_file:
+        return merged
+
+    async def _do(
+        self,
+        found: Found,
+        merged: Merged,
+        after: dict[str, Entry],
+        outcome: Outcome,
+        started: float,
+        *,
+        keys_only: bool,
+    ) -> None:
+        """Changes the file, then the running side, and remembers both.
+
+        Raises:
+            Changed: somebody else wrote the file meanwhile; nothing was changed.
+        """
+        file, hash_before = found.file, found.file.digest
+        changed = [id for id, entry in after.items() if not merging.same(entry, found.entries.get(id))]
+        if outcome.edits or file.raw is None:
+            self.store.keep_copy(outcome.sync_id, file.raw)
+        if changed or merged.delete_from_file or file.raw is None:
             self._write(file, after, changed, merged, started)
-        elif raw_before is None:
-            self._write(file, after, [], merged, started)
         if merged.to_runtime or merged.register:
             intent = {**{id: compared(after[id]) for id in merged.register if id in after}, **merged.to_runtime}
-            self.store.save(structs.replace(state, core=core, base=base, intent=intent))
-        failed = await self._to_runtime(merged, after, repaired, outcome)
-        self._count_done(outcome, entries, after, merged, failed)
-        if not options.only_keys:
-            base = new_base(base, after, agents, merged, failed | broken.keys())
+            self.store.save(structs.replace(found.state, intent=intent))
+        failed = await self._to_runtime(merged, after, outcome)
+        self._count_done(outcome, found.entries, after, merged, failed)
         outcome.edits = [edit for edit in outcome.edits if edit.origin != "file" or edit.id not in failed]
-        self._remember(State(core=core, base=base, last=state.last), outcome, started, hash_before, file.digest)
-        self._tell_identities(repaired)
-        return outcome
+        base = found.state.base
+        if not keys_only:
+            base = new_base(base, after, found.agents, merged, failed | found.broken.keys())
+        self._remember(structs.replace(found.state, base=base), outcome, started, hash_before, file.digest)
 
-    def _after(self, entries: dict[str, Entry], merged: Merged) -> dict[str, Entry]:
+    def _after(self, found: Found, merged: Merged, options: Options) -> dict[str, Entry]:
         """The entries of the file as they shall be; what the file gave the id falls back to the key."""
-        kept = {id: deepcopy(merged.file.get(id, entry)) for id, entry in entries.items()}
-        new = {id: entry for id, entry in merged.file.items() if id not in entries}
-        return {id: entry for id, entry in {**kept, **new}.items() if id not in merged.delete_from_file}
+        kept = {id: deepcopy(merged.file.get(id, entry)) for id, entry in found.entries.items()}
+        new = {id: entry for id, entry in merged.file.items() if id not in found.entries}
+        after = {id: entry for id, entry in {**kept, **new}.items() if id not in merged.delete_from_file}
+        if not options.only_keys and options.rules.to_file:
+            for id in found.agents.keys() & after.keys():
+                after[id].setdefault("type", UNKNOWN)
+        return after
 
     def _repair(self, after: dict[str, Entry], agents: dict[str, Running], options: Options) -> Repaired:
         repair = Repair(
@@ -175,9 +220,7 @@ class RegistrySync:
     def _count(
         self,
         outcome: Outcome,
-        entries: dict[str, Entry],
         after: dict[str, Entry],
-        merged: Merged,
         repaired: Repaired,
         agents: dict[str, Running],
         options: Options,
@@ -216,9 +259,7 @@ class RegistrySync:
         file.data["last_updated_by"] = UPDATED_BY
         file.write()
 
-    async def _to_runtime(
-        self, merged: Merged, after: dict[str, Entry], repaired: Repaired, outcome: Outcome
-    ) -> set[str]:
+    async def _to_runtime(self, merged: Merged, after: dict[str, Entry], outcome: Outcome) -> set[str]:
         """Does what has to happen on the running side; returns for whom it failed."""
         failed: set[str] = set()
         at_once = asyncio.Semaphore(AT_ONCE)

@@ -185,6 +185,34 @@ class FileWallets:
             os.close(descriptor)
 
 
+class VaultFirst:
+    """A vault, and what it does not have in another store, such as the file. New keys go into the vault."""
+
+    def __init__(self, vault: KeyStore, fallback: KeyStore) -> None:
+        self._vault = vault
+        self._fallback = fallback
+
+    def get(self, entity_id: str) -> str | None:
+        """The private key of an entity; None for none."""
+        return self._vault.get(entity_id) or self._fallback.get(entity_id)
+
+    def create(self, entity_id: str) -> str:
+        """Makes a key and keeps it in the vault; returns it.
+
+        Raises:
+            Invalid: another entity has a key under the same name.
+        """
+        return self._vault.create(entity_id)
+
+    def create_all(self, entity_ids: Sequence[str]) -> dict[str, str | Exception]:
+        """Makes a key for each and keeps it in the vault, or says why there is none."""
+        return self._vault.create_all(entity_ids)
+
+    def entities(self) -> list[str]:
+        """The ids whose keys are kept, here or there."""
+        return list(dict.fromkeys([*self._vault.entities(), *self._fallback.entities()]))
+
+
 class KeyringWallets:
     """Keys in the keyring of the platform, for one set of wallets named `space`."""
 
