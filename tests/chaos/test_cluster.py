@@ -17,7 +17,7 @@ from tests.conftest import eventually
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGUSR2"])
 async def test_a_cluster_whose_leading_node_goes_again_and_again_loses_nothing(tmp_path: Path, long: bool, how: str):
-    times = (10 if long else 3) if how == "SIGKILL" else 1
+    times = (10 if long else 2) if how == "SIGKILL" else 1
     async with Rig(tmp_path, cluster(tmp_path)).running() as rig:
         recorder = Recorder(rig)
         async with rig.inside() as inside:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -127,7 +128,8 @@ def binary() -> Path:
 
 def _spawn(config: Path, data_dir: Path, lock: IO[bytes]) -> subprocess.Popen[bytes]:
     # Called from the main thread: the kernel sends the death signal when the creating *thread* ends.
-    with (data_dir / LOG).open("ab") as log:
+    # As private as the server itself makes it.
+    with os.fdopen(os.open(data_dir / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640), "ab") as log:
         return subprocess.Popen(
             [str(binary()), "-c", str(config), "--ports_file_dir", str(data_dir), "-l", str(data_dir / LOG)],
             stdin=subprocess.DEVNULL,
