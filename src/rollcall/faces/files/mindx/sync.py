@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,21 +264,23 @@ class RegistrySync:
         """Does what has to happen on the running side; returns for whom it failed."""
         failed: set[str] = set()
         at_once = asyncio.Semaphore(AT_ONCE)
-        doing = [(id, self._side.register(id, after.get(id, entry))) for id, entry in merged.register.items()]
+        doing: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            (id, partial(self._side.register, id, after.get(id, entry))) for id, entry in merged.register.items()
+        ]
         doing += [
-            (id, self._side.change(id, merged.to_runtime.get(id, {}), merged.gone.get(id, [])))
+            (id, partial(self._side.change, id, merged.to_runtime.get(id, {}), merged.gone.get(id, [])))
             for id in {**merged.to_runtime, **merged.gone}
         ]
-        doing += [(id, self._side.deregister(id)) for id in merged.deregister]
+        doing += [(id, partial(self._side.deregister, id)) for id in merged.deregister]
         await asyncio.gather(*(self._try(id, one, failed, outcome, at_once) for id, one in doing))
         return failed
 
     async def _try(
-        self, id: str, doing: Coroutine[Any, Any, None], failed: set[str], outcome: Outcome, at_once: asyncio.Semaphore
+        self, id: str, do: Callable[[], Awaitable[None]], failed: set[str], outcome: Outcome, at_once: asyncio.Semaphore
     ) -> None:
         try:
             async with at_once:
-                await doing
+                await do()
         except Exception as error:  # a side may be somebody else's code, and one agent's trouble stops no other
             failed.add(id)
             outcome.errors.append(f"Failed to sync agent {id}: {error}")
