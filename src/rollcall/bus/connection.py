@@ -248,7 +248,6 @@ async def request(
     except (asyncio.CancelledError, TimeoutError):
         if waiting is None or waiting.denied is None:
             raise
-        waiting.settle()
         raise waiting.denied from None
     finally:
         if waiting is not None:

@@ -30,15 +30,10 @@ class Waiting:
         if self._task is not None:
             self._cancelled = self._task.cancel()
 
-    def settle(self) -> None:
-        """Takes back the cancellation by which the wait was ended."""
+    def close(self) -> None:
+        """Nobody waits any more; the cancellation by which the wait was ended is taken back."""
         if self._task is not None and self._cancelled:
             self._task.uncancel()
-            self._cancelled = False
-
-    def close(self) -> None:
-        """Nobody waits any more."""
-        self.settle()
         waiting = self._among[self._subject]
         waiting.remove(self)
         if not waiting:

@@ -10,19 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import nkeys
-
 from rollcall.core.discreet import Discreet
-from rollcall.core.errors import Invalid, Misconfigured
+from rollcall.core.errors import Misconfigured
 from rollcall.embedded import claims, config, rights
 from rollcall.embedded.claims import Claims
-from rollcall.identity.keys import ACCOUNT, OPERATOR, USER, Key, checked_public, kept_key, load_key, new_key
+from rollcall.identity.keys import ACCOUNT, OPERATOR, Key, checked_public, kept_key, load_key, new_key
 from rollcall.store.files import make_private, write_whole
 
 DIRECTORY = "auth"
 OPERATOR_USER = "operator"
 HTTP_USER = "http"
-_ACCOUNTS = ("SYS", "REGISTRY", "AGENTS")
 
 
 class Issued(Discreet, frozen=True):
@@ -69,7 +66,7 @@ class Authority:
         """Makes what is missing: the keys, and users for workers, the system account, and this machine in a realm."""
         make_private(self._directory)
         self._operator()
-        for name in _ACCOUNTS:
+        for name in config.ACCOUNTS:
             self._account(name)
         self._keep("worker.creds", lambda key: self._user(key, "worker", {}, "REGISTRY", None))
         self._keep("system.creds", lambda key: self._user(key, "system", {}, "SYS", None))
@@ -80,7 +77,7 @@ class Authority:
     def document(self) -> dict[str, Any]:
         """What the server's configuration says of it. Any: the server's own form."""
         at = int(time.time())
-        keys = {name: self._account(name) for name in _ACCOUNTS}
+        keys = {name: self._account(name) for name in config.ACCOUNTS}
         operator = self._operator()
         said = claims.operator(keys["SYS"].public)
         return {
@@ -92,7 +89,7 @@ class Authority:
 
     def account_jwt(self, name: str) -> tuple[str, str]:
         """The public key of an account and what the server shall know of it now."""
-        keys = {each: self._account(each) for each in _ACCOUNTS}
+        keys = {each: self._account(each) for each in config.ACCOUNTS}
         return keys[name].public, self._account_jwt(name, keys, int(time.time()))
 
     def agent(self, realm: str, role: str, id: str, *, key: Key | None = None, lasts: int | None = None) -> Issued:
@@ -156,8 +153,7 @@ class Authority:
         return issued.public
 
     def _user(self, key: Key, name: str, granted: Claims, account: str, lasts: int | None) -> Issued:
-        if nkeys.decode_seed(bytearray(key.seed.encode()))[0] != USER:
-            raise Invalid("that is the key of an account or an operator; users have user keys, SU...")
+        checked_public(key.public)
         issuer, at = self._account(account), int(time.time())
         said = claims.user(granted, issuer.public)
         expires = at + lasts if lasts is not None else None
@@ -166,9 +162,7 @@ class Authority:
 
     def _account_jwt(self, name: str, keys: dict[str, Key], at: int) -> str:
         exports, imports = config.crossings(name, {each: key.public for each, key in keys.items()})
-        said = claims.account(
-            exports=exports, imports=imports, signing_keys=[], revoked=self._revoked(), stores=name == "REGISTRY"
-        )
+        said = claims.account(exports=exports, imports=imports, revoked=self._revoked(), stores=name == "REGISTRY")
         return claims.issue(self._operator(), subject=keys[name].public, name=name, nats=said, at=at)
 
     def _operator(self) -> Key:

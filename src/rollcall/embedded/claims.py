@@ -34,9 +34,7 @@ def operator(system_account: str) -> Claims:
     return {"type": "operator", "system_account": system_account}
 
 
-def account(
-    *, exports: list[Claims], imports: list[Claims], signing_keys: list[Claims], revoked: dict[str, int], stores: bool
-) -> Claims:
+def account(*, exports: list[Claims], imports: list[Claims], revoked: dict[str, int], stores: bool) -> Claims:
     """What is said of an account; one that `stores` may use JetStream."""
     limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), NO_LIMIT)
     storage = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), NO_LIMIT if stores else 0)
@@ -44,7 +42,6 @@ def account(
         "type": "account",
         "exports": exports,
         "imports": imports,
-        "signing_keys": signing_keys,
         "revocations": revoked,
         "limits": {**limits, **storage, "wildcards": True},
     }
@@ -53,11 +50,6 @@ def account(
 def user(rights: Claims, account_key: str) -> Claims:
     """What is said of a user: what he may publish and subscribe to."""
     return {"type": "user", "issuer_account": account_key, **rights, **_unbounded()}
-
-
-def scope(signing_key: str, name: str, rights: Claims) -> Claims:
-    """A signing key whose users all have the same rights, filled in with what their JWTs say of them."""
-    return {"kind": "user_scope", "key": signing_key, "role": name, "template": {**rights, **_unbounded()}}
 
 
 def credentials(jwt: str, key: Key) -> str:

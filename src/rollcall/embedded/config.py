@@ -95,13 +95,13 @@ def open_access(worker_key: str, system_key: str) -> Document:
         "REGISTRY": {"nkey": worker_key},
         "AGENTS": {"user": AGENT_USER, "password": "", "permissions": AGENT_PERMISSIONS},
     }
-    accounts = {name: {**account, "users": [users[name]]} for name, account in _ACCOUNTS.items()}
+    accounts = {name: {**account, "users": [users[name]]} for name, account in ACCOUNTS.items()}
     return {"system_account": "SYS", "no_auth_user": AGENT_USER, "accounts": accounts}
 
 
 def crossings(name: str, keys: Mapping[str, str]) -> tuple[list[Document], list[Document]]:
     """What an account exports and imports, as its JWT says it; `keys` are the public keys of the accounts."""
-    exports, imports = _ACCOUNTS[name].get("exports", []), _ACCOUNTS[name].get("imports", [])
+    exports, imports = ACCOUNTS[name].get("exports", []), ACCOUNTS[name].get("imports", [])
     return [_exported(one, keys) for one in exports], [_imported(one, keys) for one in imports]
 
 
@@ -190,4 +190,4 @@ def _agents() -> Document:
     }
 
 
-_ACCOUNTS = {"SYS": _system(), "REGISTRY": _registry(), "AGENTS": _agents()}
+ACCOUNTS = {"SYS": _system(), "REGISTRY": _registry(), "AGENTS": _agents()}

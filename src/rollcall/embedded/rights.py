@@ -1,6 +1,5 @@
 """What each kind of bus user may publish and hear: exactly what it needs, and nothing of anybody else."""
 
-from enum import StrEnum
 from typing import Any
 
 from rollcall.bus.subjects import Subjects, key, token
@@ -15,15 +14,6 @@ IDENTITY = "$SYS.REQ.USER.INFO"
 
 REPLIES = "_R_.>"
 """Where an agent answers what was asked from another account; such subjects cannot be guessed."""
-
-
-class Role(StrEnum):
-    """What a bus user is for."""
-
-    AGENT = "agent"
-    OBSERVER = "observer"
-    OPERATOR = "operator"
-    WORKER = "worker"
 
 
 def agent(realm: str, role: str, id: str, user: str) -> Rights:

@@ -31,7 +31,7 @@ from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.names import checked_name
 from rollcall.core.query import By
 from rollcall.core.records import Change, Entry, Health, Message, Profile
-from rollcall.identity.keys import Key, checked_public
+from rollcall.identity.keys import checked_public
 from rollcall.identity.signing import SenderSigner
 from rollcall.sdk.agent import Agent
 from rollcall.sdk.answers import Changes, Messages, Page, RollCall, Story, Waiting
@@ -126,13 +126,15 @@ async def _connected(
         tls=who.tls,
         denials=denials,
     ) as client:
-        sign = Signers(who.account or await _account(client, who))
-        signer = sign.of(who.key) if who.key is not None else None
+        account = who.account or await _account(client, who)
+        signer = SenderSigner(who.key, account) if who.key is not None else None
         # Who has credentials of its own may hear outcomes under its own key only.
         token = who.inbox.rpartition(".")[2]
         commands = Commands(client, subjects, denials, token=token, signer=signer)
         async with commands.opened():
-            registry = Registry(client, subjects, commands, url=url, who=who, signers=sign, denials=denials)
+            registry = Registry(
+                client, subjects, commands, url=url, who=who, account=account, signer=signer, denials=denials
+            )
             with translated(client):
                 await registry.listen()
                 await barrier(client)
@@ -140,17 +142,6 @@ async def _connected(
                 yield registry
             finally:
                 await registry.close()
-
-
-class Signers:
-    """Who signs, by key, in one account."""
-
-    def __init__(self, account: str) -> None:
-        self._account = account
-
-    def of(self, key: Key) -> SenderSigner:
-        """Signs with a key."""
-        return SenderSigner(key, self._account)
 
 
 async def _account(client: Client, who: Login) -> str:
@@ -178,12 +169,13 @@ class Registry:
         *,
         url: str,
         who: Login,
-        signers: Signers,
+        account: str,
+        signer: SenderSigner | None,
         denials: Denials,
     ) -> None:
         self._client = client
-        self._signers = signers
-        self._signer = signers.of(who.key) if who.key is not None else None
+        self._account = account
+        self._signer = signer
         self.denials = denials
         """What the bus refused to this connection."""
         self._subjects = subjects
@@ -241,7 +233,7 @@ class Registry:
         """
         fresh = f"{name[:100]}-{secrets.token_hex(4)}"
         profile = self._profile(role, fresh if id is None else id, {"name": name, "incarnation": now_ms(), **said})
-        signer = self._signers.of(as_key(key)) if key is not None else self._signer
+        signer = SenderSigner(as_key(key), self._account) if key is not None else self._signer
         return Agent(self, self._pulse, profile, mode=mode, wait=wait, signer=signer)
 
     async def register(
@@ -341,7 +333,7 @@ class Registry:
             Unauthorized: the agent belongs to another key.
             NotFound: no such agent.
         """
-        successor = self._signers.of(as_key(to))
+        successor = SenderSigner(as_key(to), self._account)
         body = codec.encode({"owner": NKEY + successor.public})
         agent = checked_key(role, id)
         agreed = successor.sign(self._subjects.command("update", agent), body, now_ms())

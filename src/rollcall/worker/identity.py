@@ -22,7 +22,7 @@ from rollcall.identity.proofs import statement
 from rollcall.identity.signing import check_signature
 from rollcall.worker.clock import Clock
 
-Mode = Literal["off", "optional", "required"]
+Signatures = Literal["off", "optional", "required"]
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class IdentitySettings(Struct, frozen=True, kw_only=True):
     ask for what operators do. More of them may stand in `operators_file`, one on a line, which is read again and again.
     """
 
-    signatures: Mode = "optional"
+    signatures: Signatures = "optional"
     operators: frozenset[str] = frozenset()
     operators_file: Path | None = None
     visibility: tuple[Rule, ...] = ()

@@ -13,7 +13,7 @@ from rollcall.bus.tls import Tls
 from rollcall.core import limits
 from rollcall.core.errors import Invalid, Misconfigured
 from rollcall.identity.keys import checked_public, load_key
-from rollcall.worker import GoverningSettings, IdentitySettings, Rule, WorkerSettings
+from rollcall.worker import GoverningSettings, IdentitySettings, Rule, Signatures, WorkerSettings
 
 _DAY = 24 * 3600.0
 _LONG = 10 * 365 * _DAY
@@ -40,7 +40,7 @@ class Tuning(BaseSettings):
     approve: str = ""
     approve_age: Annotated[float, Field(ge=1, le=REFUSALS_AGE)] = _DAY
     approve_most: PositiveInt = 1000
-    signatures: Literal["off", "optional", "required"] = "optional"
+    signatures: Signatures = "optional"
     operators: str = ""
     operators_file: Path | None = None
     visibility: Path | None = None

@@ -100,7 +100,7 @@ class Merged(Struct):
     file: dict[str, Entry] = field(default_factory=dict)
     """Entries of the file that are new or change, as they shall be."""
     to_runtime: dict[str, Entry] = field(default_factory=dict)
-    """What changes of agents that run: a member that goes is None under `GONE`."""
+    """Members that agents on the running side get."""
     gone: dict[str, list[str]] = field(default_factory=dict)
     """Members that go on the running side."""
     register: dict[str, Entry] = field(default_factory=dict)

@@ -1,14 +1,12 @@
 """Identities of a registry file: missing ones are made, those of held wallets signed again, foreign ones left alone."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import structlog
 from msgspec import Struct, field
 
 from rollcall.faces.files.mindx.identities import IdentityManager, is_signed, public_key
-
-Entry = dict[str, Any]  # Any: as the file has it
+from rollcall.faces.files.mindx.merge import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -76,10 +74,10 @@ class Repair:
         if not key:
             if not self._create:
                 return
+            new = held is None or entity in self._made
             if self._write:
-                self._sign(entry, entity, held if held and entity not in self._made else self._new(entity), message)
-                held = None if entity in self._made else held
-            (self.done.rewritten if held else self.done.created).append(shown)
+                self._sign(entry, entity, self._new(entity) if held is None else held, message)
+            (self.done.created if new else self.done.rewritten).append(shown)
         elif held is None:
             if not is_signed(stored, message):
                 self.done.issues[shown] = MISSING

@@ -73,7 +73,7 @@ async def _watch_roll(registry: Registry, news: asyncio.Event, tell: Callable[[E
 async def _watch_file(path: Path, news: asyncio.Event) -> None:
     """Hears of the file, and of what takes its place; a directory that is not there may come."""
     while True:
-        with contextlib.suppress(FileNotFoundError, OSError):
+        with contextlib.suppress(OSError):
             async for _ in watchfiles.awatch(
                 path.parent, recursive=False, watch_filter=lambda _, name: Path(name).name == path.name
             ):
