@@ -26,7 +26,9 @@ def epoch_at(at):
 
 def change(epoch, revision, id, kind=ChangeKind.UPDATED, *, at=None, role="worker", **said):
     at = BEGAN + revision if at is None else at
-    record = Record(id=id, role=role, name=f"{id} at {revision}", registered_at=timestamp(at), updated_at=timestamp(at), **said)
+    record = Record(
+        id=id, role=role, name=f"{id} at {revision}", registered_at=timestamp(at), updated_at=timestamp(at), **said
+    )
     return Change(kind=kind, record=record, revision=revision, epoch=epoch, at=at)
 
 
