@@ -61,7 +61,7 @@ class Past:
             return Moment(max(empty), 0, began(max(empty))) if empty else None
 
     def at_revision(self, epoch: str, revision: int) -> Moment:
-        """The state after a revision of a roll; without an epoch, of the roll that had it: a revision never comes back."""
+        """The state after a revision; without an epoch, of the roll that had it: a revision never comes back."""
         with self._reading() as connection:
             if not epoch:
                 horizons = _horizons(connection)
