@@ -7,6 +7,7 @@ and ``backend``.
 """
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -185,10 +186,16 @@ def _backend(entry: Entry, record: LocalRecord | None) -> str:
     return entry.pointers.get(BACKEND) or (record.identity.backend if record is not None else "local_interactive")
 
 
-def _relaunchable(record: LocalRecord | None, runtime: dict[str, Any], backend: str) -> bool:
+def _relaunchable(record: LocalRecord | None, runtime: Mapping[str, Any], backend: str) -> bool:
     if record is not None:
         return record.lifecycle.relaunchable
-    return bool(runtime["session_root"] and runtime["agent_def_dir"]) and backend not in _OLD_BACKENDS
+    return bool(runtime.get("session_root") and runtime.get("agent_def_dir")) and backend not in _OLD_BACKENDS
+
+
+def may_be_relaunched(entry: Entry) -> bool:
+    """Whether a record of the agent says that it can be started anew."""
+    record = kept(entry)
+    return _relaunchable(record, entry.pointers, _backend(entry, record))
 
 
 def _lifecycle(entry: Entry, record: LocalRecord | None, state: str, *, relaunchable: bool) -> dict[str, Any]:
