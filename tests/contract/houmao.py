@@ -1,0 +1,213 @@
+"""What the tests of the houmao dialect share: records as Houmao writes them, and changing one in a single place."""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+
+from rollcall import Invalid
+
+Json = Any  # whatever JSON can hold
+Document = dict[str, Any]
+Place = tuple[str, ...]
+
+NOW = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
+GONE: Final = object()
+"""In place of a value: the key itself is taken out."""
+
+GATEWAY: Document = {
+    "host": "127.0.0.1",
+    "port": 43123,
+    "state_path": "/home/ada/.houmao/runtime/gpu/gateway/state.json",
+    "protocol_version": "v1",
+}
+FILESYSTEM: Document = {
+    "transport": "filesystem",
+    "principal_id": "HOUMAO-gpu",
+    "address": "gpu@agents.localhost",
+    "filesystem_root": "/home/ada/.houmao/mailbox",
+    "bindings_version": "2026-05-04T09:59:00.000001Z",
+}
+STALWART: Document = {
+    "transport": "stalwart",
+    "principal_id": "HOUMAO-gpu",
+    "address": "gpu@agents.localhost",
+    "bindings_version": "2026-05-04T09:59:00.000001Z",
+    "jmap_url": "http://127.0.0.1:8080/jmap",
+    "management_url": "http://127.0.0.1:8080/api",
+    "login_identity": "gpu",
+    "credential_ref": "stalwart-gpu",
+}
+LIVE = ("active", "relaunching")
+OVER = ("stopped", "retired")
+STATES = (*LIVE, *OVER)
+
+
+def stamp(at: datetime) -> str:
+    """A time as it stands in a record."""
+    return at.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def ago(**span: float) -> str:
+    """A time before NOW."""
+    return stamp(NOW - timedelta(**span))
+
+
+def ahead(**span: float) -> str:
+    """A time after NOW."""
+    return stamp(NOW + timedelta(**span))
+
+
+def document(
+    state: str = "active",
+    *,
+    id: str = "gpu-1",
+    name: str = "gpu",
+    generation: str = "gen-1",
+    session: str = "gpu-1777888800000",
+    until: str = ahead(hours=24),
+    **more: Json,
+) -> Document:
+    """A record v3 in one of the four states."""
+    live = state in LIVE
+    return {
+        "schema_version": 3,
+        "agent_name": name,
+        "agent_id": id,
+        "generation_id": generation,
+        "lifecycle": {
+            "state": state,
+            "relaunchable": state != "retired",
+            "state_updated_at": ago(hours=1),
+            "stopped_at": None if live else ago(hours=1),
+            "stop_reason": {"stopped": "operator_stop", "retired": "cleanup_session"}.get(state),
+        },
+        "identity": {"backend": "claude_headless", "tool": "claude"},
+        "runtime": {
+            "manifest_path": f"/home/ada/.houmao/runtime/{id}/manifest.json",
+            "session_root": f"/home/ada/.houmao/runtime/{id}",
+            "agent_def_dir": "/home/ada/project/.houmao/agents",
+        },
+        "terminal": {"kind": "tmux", "current_session_name": session if live else None, "last_session_name": session},
+        "liveness": {"published_at": ago(hours=1), "lease_expires_at": until} if live else None,
+        "gateway": None,
+        "mailbox": None,
+        **more,
+    }
+
+
+def legacy(**more: Json) -> Document:
+    """A record v2."""
+    return {
+        "schema_version": 2,
+        "agent_name": "gpu",
+        "agent_id": "gpu-1",
+        "generation_id": "gen-1",
+        "published_at": ago(hours=1),
+        "lease_expires_at": ahead(hours=23),
+        "identity": {"backend": "claude_headless", "tool": "claude"},
+        "runtime": {
+            "manifest_path": "/home/ada/.houmao/runtime/gpu-1/manifest.json",
+            "session_root": "/home/ada/.houmao/runtime/gpu-1",
+            "agent_def_dir": None,
+        },
+        "terminal": {"kind": "tmux", "session_name": "gpu-1777888800000"},
+        "gateway": None,
+        "mailbox": None,
+        **more,
+    }
+
+
+IDENTITY_TEXTS = (
+    *("session_name", "terminal_id", "runtime_session_id", "tmux_session_name", "tmux_window_name", "manifest_path"),
+    *("session_root", "agent_name", "agent_id", "external_agent_id", "remote_pair_api_base_url", "remote_agent_ref"),
+)
+
+
+def foreign(
+    *, id: str = "external-0123456789abcdef0123456789abcdef", name: str = "far", generation: str = "gen-1", **more: Json
+) -> Document:
+    """A record of an external agent."""
+    return {
+        "schema_version": 1,
+        "kind": "external_communication_only",
+        "local_name": name,
+        "external_agent_id": id,
+        "generation_id": generation,
+        "pair_api_base_url": "http://10.0.0.7:9889",
+        "remote_agent_ref": "gpu",
+        "gateway_expected": False,
+        "lifecycle_owner": "remote",
+        "created_at_utc": ago(hours=2),
+        "updated_at_utc": ago(hours=1),
+        "verified_at_utc": ago(hours=1),
+        "cached_identity": {
+            "tracked_agent_id": "gpu-1",
+            "transport": "tui",
+            "tool": "claude",
+            **dict.fromkeys(IDENTITY_TEXTS),
+            "lifecycle_state": None,
+            "management_kind": None,
+            "lifecycle_owner": None,
+        },
+        **more,
+    }
+
+
+def text(of: Json) -> bytes:
+    """As Houmao writes it."""
+    return (json.dumps(of, indent=2, sort_keys=True) + "\n").encode()
+
+
+def at(of: Document, place: str) -> Json:
+    """The value at a place such as `lifecycle.state`."""
+    for name in place.split("."):
+        of = of[name]
+    return of
+
+
+def with_(of: Document, place: str, value: Json = GONE) -> Document:
+    """A copy that differs at one place; without a value the key is taken out."""
+    new = copy.deepcopy(of)
+    *above, last = place.split(".")
+    inner = at(new, ".".join(above)) if above else new
+    if value is GONE:
+        del inner[last]
+    else:
+        inner[last] = value
+    return new
+
+
+def places(of: Document, above: str = "") -> list[str]:
+    """Every place of a document that holds a value of its own."""
+    deep = ((f"{above}{name}", value) for name, value in of.items())
+    found = (places(value, f"{place}.") if isinstance(value, dict) else [place] for place, value in deep)
+    return [place for inner in found for place in inner]
+
+
+def objects(of: Document, above: str = "") -> list[str]:
+    """Every place of a document that holds an object; "" is the document itself."""
+    inner = (objects(value, f"{above}{name}.") for name, value in of.items() if isinstance(value, dict))
+    return [above.rstrip("."), *(place for found in inner for place in found)]
+
+
+Check = Callable[..., Any]
+
+
+def refusal(check: Check, *given: Any) -> str:
+    """With which text something is refused."""
+    with pytest.raises(Invalid) as refused:
+        check(*given)
+    return refused.value.message
+
+
+def issues(message: str, prefix: str) -> list[tuple[str, str]]:
+    """Place and text of each issue after a prefix; `$.a.b` is `a.b`."""
+    assert message.startswith(f"{prefix}: "), message
+    parts = re.split(r"; (?=\$)", message.removeprefix(f"{prefix}: "))
+    pairs = (part.partition(": ")[::2] for part in parts)
+    return [(place.removeprefix("$").removeprefix("."), said.removeprefix("Value error, ")) for place, said in pairs]
