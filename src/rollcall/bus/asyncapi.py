@@ -47,7 +47,7 @@ _REFUSED = (h.ERROR_CODE, h.ERROR)
 _TOLD = (h.CHANGE, h.REASON, h.EPOCH, h.SEQUENCE, h.LAST_SEQUENCE, h.STORED_AT, h.KV_OPERATION)
 
 _MESSAGES = {
-    "register": Message("Profile", "What the agent says of itself.", (*_NAMED, h.MODE)),
+    "register": Message("Profile", "What the agent says of itself.", (*_NAMED, h.MODE, h.EXPECTED_REVISION)),
     "update": Message("Patch", "What changes.", (*_NAMED, h.EXPECTED_REVISION, h.INCARNATION, h.BEAT, h.SUCCESSOR)),
     "deregister": Message("Goodbye", "Empty, or the reason.", (*_NAMED, h.INCARNATION)),
     "queued": Message("PubAck", "The server's word that the command waits in the inbox."),

@@ -231,7 +231,10 @@ HEADERS: dict[str, Json] = {
     h.CLIENT: {**_TEXT, "pattern": "^[A-Za-z0-9_-]{16,64}$", "description": "The token under which outcomes come."},
     h.COMMAND: {**_TEXT, "description": "The client's own name for the command; the outcome repeats it."},
     h.INCARNATION: {**_NUMBER, "description": "Refuse unless the record is of this life."},
-    h.EXPECTED_REVISION: {**_NUMBER, "description": "Refuse unless the agent stands at this revision."},
+    h.EXPECTED_REVISION: {
+        **_NUMBER,
+        "description": "Refuse unless the agent stands at this revision; 0: at none.",
+    },
     h.SENDER: {**_TEXT, "description": "Who sends this, signed: Agent-Sender of the Synadia Agent Protocol for NATS."},
     h.SUCCESSOR: {**_TEXT, "description": "Agent-Sender of the key that the agent is handed over to, signed by it."},
     h.BEAT: {**_TEXT, "enum": ["1"], "description": "The update is a sign of life too."},

@@ -250,10 +250,19 @@ class Registry:
         return await self.announce(profile, mode, timeout=timeout)
 
     async def announce(
-        self, profile: Profile, mode: Mode, *, timeout: Seconds = TIMEOUT, signer: SenderSigner | None = None
+        self,
+        profile: Profile,
+        mode: Mode,
+        *,
+        expected: int | None = None,
+        timeout: Seconds = TIMEOUT,
+        signer: SenderSigner | None = None,
     ) -> Entry:
-        """Registers a whole profile; returns its entry."""
-        return await self._commands.send(registration(profile, mode, signer), timeout=timeout)
+        """Registers a whole profile; returns its entry. With `expected` it happens only at that revision.
+
+        With mode takeover and `expected`, the agent is taken over also from an owner that is no key.
+        """
+        return await self._commands.send(registration(profile, mode, signer, expected=expected), timeout=timeout)
 
     async def register_many(
         self, agents: Iterable[Mapping[str, Any]], *, mode: Mode = Mode.CLAIM, timeout: Seconds = TIMEOUT
@@ -621,9 +630,13 @@ class Registry:
         return bytes(reply.data)
 
 
-def registration(profile: Profile, mode: Mode, signer: SenderSigner | None = None) -> Outgoing:
-    """The command that registers `profile`."""
+def registration(
+    profile: Profile, mode: Mode, signer: SenderSigner | None = None, *, expected: int | None = None
+) -> Outgoing:
+    """The command that registers `profile`; with `expected`, only at that revision."""
     headers = {h.MODE: str(mode)} if mode is not Mode.CLAIM else {}
+    if expected is not None:
+        headers[h.EXPECTED_REVISION] = str(expected)
     return Outgoing("register", key(profile.role, profile.id), codec.encode(profile), headers, signer)
 
 

@@ -1,0 +1,140 @@
+"""Putting a record into the directory, and taking it out: in the order in which nothing wrong can happen to it."""
+
+from datetime import datetime
+
+import structlog
+
+from rollcall import Conflict, Invalid, Unavailable
+from rollcall.faces.files.houmao.directory import EXTERNAL, LOCAL, Directory
+from rollcall.faces.files.houmao.ownership import check_lease, conflict
+from rollcall.faces.files.houmao.record import (
+    ExternalRecord,
+    LocalRecord,
+    read_external,
+    read_local,
+    time_of,
+    written,
+)
+from rollcall.faces.files.houmao.secrets import secret_in
+
+log = structlog.get_logger(__name__)
+
+
+def publish(directory: Directory, record: LocalRecord, now: datetime) -> bool:
+    """Brings a record into its file; whether that had to be written.
+
+    Raises:
+        Invalid: it claims a life whose lease is over, or carries what looks like a secret.
+        Conflict: an active generation holds the place.
+        Unavailable: it is not there after it was written.
+        OSError: the disk does not take it; what stood there stands.
+    """
+    id = record.agent_id
+    check_lease(record, now)
+    held = directory.read(LOCAL, id)
+    stored = _readable(directory, held, id)
+    _check(conflict(stored, record, now))
+    if stored is not None and stored.agent_name != record.agent_name:
+        log.warning(
+            f"authoritative agent_id `{id}` is being reused with canonical agent name `{record.agent_name}` after "
+            f"previously publishing `{stored.agent_name}`"
+        )
+    check_secrets(record)
+    data = written(record)
+    if held == data or (stored is not None and lasts_as_well(stored, record, now)):
+        return False
+    directory.write(LOCAL, id, data)
+    after = directory.read(LOCAL, id)
+    if after is None:
+        raise Unavailable(f"Registry publish verification failed for agent_id `{id}`.")
+    if after != data:
+        _check(conflict(_readable(directory, after, id), record, now, "after publish verification"))
+    return True
+
+
+def publish_external(directory: Directory, record: ExternalRecord) -> bool:
+    """Brings an external record into its file; whether that had to be written.
+
+    Raises:
+        Invalid: it carries what looks like a secret.
+        Unavailable: it is not there after it was written.
+        OSError: the disk does not take it; what stood there stands.
+    """
+    id = record.external_agent_id
+    check_secrets(record)
+    data = written(record)
+    if directory.read(EXTERNAL, id) == data:
+        return False
+    directory.write(EXTERNAL, id, data)
+    if directory.read(EXTERNAL, id) is None:
+        raise Unavailable(f"External registry publish verification failed for external_agent_id `{id}`.")
+    return True
+
+
+def withdraw(directory: Directory, kind: str, id: str, generation: str) -> bool:
+    """Takes the record of a generation away; whether it was there. One that cannot be read goes, too.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    held = directory.read(kind, id)
+    if held is None:
+        return False
+    stored = generation_in(directory, kind, id, held)
+    if stored not in (generation, ""):
+        return False
+    return directory.remove(kind, id)
+
+
+def generation_in(directory: Directory, kind: str, id: str, data: bytes) -> str:
+    """Which generation a file is of; empty for one that cannot be read."""
+    path = str(directory.path(kind, id))
+    try:
+        return (read_local(data, path) if kind == LOCAL else read_external(data, path)).generation_id
+    except Invalid:
+        return ""
+
+
+def check_secrets(record: LocalRecord | ExternalRecord) -> None:
+    """Says no to a record that carries what looks like a secret, by the name of the field.
+
+    Raises:
+        Invalid: it does.
+    """
+    field = secret_in(record.model_dump())
+    if field:
+        raise Invalid(f"{field} looks like a secret, and the directory holds pointers only; keep it elsewhere")
+
+
+def lasts_as_well(stored: LocalRecord, wanted: LocalRecord, now: datetime) -> bool:
+    """Whether two records differ in their leases only, and the stored one has at least half as long to go.
+
+    Each beat moves the end of a lease; a file is not written for each beat.
+    """
+    if stored.liveness is None or wanted.liveness is None:
+        return False
+    if not same_but_lease(stored, wanted):
+        return False
+    has = time_of(stored.liveness.lease_expires_at) - now
+    return has >= (time_of(wanted.liveness.lease_expires_at) - now) / 2
+
+
+def same_but_lease(one: LocalRecord, other: LocalRecord) -> bool:
+    """Whether two records say the same, but for how long they are believed."""
+    return one.model_copy(update={"liveness": None}) == other.model_copy(update={"liveness": None})
+
+
+def _readable(directory: Directory, data: bytes | None, id: str) -> LocalRecord | None:
+    """What stands there; a file that cannot be read is stale, and gives way."""
+    if data is None:
+        return None
+    try:
+        return read_local(data, str(directory.path(LOCAL, id)))
+    except Invalid as error:
+        log.warning("a record that cannot be read is replaced", agent_id=id, error=error.message)
+        return None
+
+
+def _check(conflict_: str) -> None:
+    if conflict_:
+        raise Conflict(conflict_)
