@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,9 +94,10 @@ class Incoming:
         self._registry = registry
         self._directory = Directory(root)
         self._read: dict[tuple[str, str], bytes] = {}
+        self._troubles: dict[str, str] = {}
 
     async def take_in(
-        self, only: Mapping[str, set[str]] | None = None, *, advance: Callable[[int], object]
+        self, only: Mapping[str, set[str]] | None = None, advance: Callable[[int], object] = lambda _: None
     ) -> Imported:
         """Takes in the records of the directory, or `only` those of these ids, by kind."""
         told = Imported(str(self._directory.root), stale=[], refused=[])
@@ -105,10 +107,6 @@ class Incoming:
             await self._take(some, known, told)
             advance(len(some))
         return told
-
-    def look(self, told: Imported) -> list[Read]:
-        """The records that are there."""
-        return self._look(None, told)
 
     def _look(self, only: Mapping[str, set[str]] | None, told: Imported) -> list[Read]:
         found: list[Read] = []
@@ -165,7 +163,6 @@ class Incoming:
             except Unavailable:
                 raise
             except RollcallError as error:
-                self._read[kind, id] = data
                 if error.code == "invalid":
                     told.stale.append(Skipped(str(self._directory.path(kind, id)), error.message))
                 else:
@@ -233,11 +230,18 @@ class Incoming:
         for ((kind, id, data), _), outcome in zip(new, outcomes, strict=True):
             if isinstance(outcome, Unavailable):
                 raise outcome
-            self._read[kind, id] = data
             if isinstance(outcome, RollcallError):
                 told.refused.append(Refused(id, outcome.code, outcome.message))
             else:
+                self._read[kind, id] = data
                 told.registered += 1
+
+    def news_of(self, told: Imported) -> Imported:
+        """What was done, with each trouble told once, until it is another one."""
+        stale = [one for one in told.stale if self._troubles.get(one.path) != one.why]
+        refused = [one for one in told.refused if self._troubles.get(one.id) != one.message]
+        self._troubles |= {one.path: one.why for one in stale} | {one.id: one.message for one in refused}
+        return Imported(told.root, told.registered, told.updated, told.unchanged, told.deregistered, stale, refused)
 
     async def vanished(self, told: Imported) -> None:
         """Deregisters agents of the directory whose records were taken away."""
@@ -282,38 +286,52 @@ def as_entry(record: Any, revision: int) -> Entry:  # Any: a Record of a change
 async def watch(registry: Registry, root: Path) -> AsyncIterator[Imported]:
     """Takes everything in, and then whatever changes; yields what was done. Ends only when it is closed."""
     incoming = Incoming(registry, root)
-    yield await incoming.take_in(advance=lambda _: None)
     while True:
         async for changed in _changes(root):
             try:
-                told = await incoming.take_in(changed, advance=lambda _: None)
+                told = await incoming.take_in(changed)
                 await incoming.vanished(told)
             except Unavailable as error:
                 log.warning("the registry does not answer; what changed is taken in later", error=error.message)
-                await asyncio.sleep(LOOK_AGAIN)
                 break
-            if told.changed:
-                yield told
+            yield incoming.news_of(told)
+        await asyncio.sleep(LOOK_AGAIN)
 
 
 async def _changes(root: Path) -> AsyncIterator[dict[str, set[str]] | None]:
-    """Which ids changed, by kind; None for whatever may have: at first, and when the directory was not to be seen."""
+    """Which ids changed, by kind; None for whatever may have. Ends when another directory is there, or none."""
+    watched, looked = _identity(root), time.monotonic()
     yield None
+    if watched is None:
+        return
     try:
         async for changes in watchfiles.awatch(
-            root, watch_filter=None, step=20, debounce=200, rust_timeout=round(LOOK_EVERY * 1000), yield_on_timeout=True
+            root, watch_filter=None, step=20, debounce=200, rust_timeout=round(LOOK_AGAIN * 1000), yield_on_timeout=True
         ):
-            if not changes:
+            if _identity(root) != watched:
+                return
+            if changes:
+                yield _ids(root, changes)
+            elif time.monotonic() - looked > LOOK_EVERY:
+                looked = time.monotonic()
                 yield None
-                continue
-            found: dict[str, set[str]] = {places.LOCAL: set(), places.EXTERNAL: set()}
-            for _, path in changes:
-                parts = Path(path).relative_to(root).parts
-                if len(parts) >= 2 and parts[0] in found and (len(parts) == 2 or parts[2] == RECORD):
-                    found[parts[0]].add(parts[1])
-            yield found
-            if not root.is_dir():
-                break
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError) as error:
         log.debug("the directory cannot be watched now", error=str(error))
-    await asyncio.sleep(LOOK_AGAIN)
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    """Which directory it is; None while there is none."""
+    try:
+        found = root.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _ids(root: Path, changes: set[tuple[watchfiles.Change, str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {places.LOCAL: set(), places.EXTERNAL: set()}
+    for _, path in changes:
+        parts = Path(path).relative_to(root).parts
+        if len(parts) >= 2 and parts[0] in found and (len(parts) == 2 or parts[2] == RECORD):
+            found[parts[0]].add(parts[1])
+    return found
