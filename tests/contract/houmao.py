@@ -7,9 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 import pytest
 
-from rollcall import Invalid
+from rollcall import Entry, Invalid
 
 Json = Any  # whatever JSON can hold
 Document = dict[str, Any]
@@ -195,6 +196,51 @@ def objects(of: Document, above: str = "") -> list[str]:
     return [above.rstrip("."), *(place for found in inner for place in found)]
 
 
+FULL = document(gateway=GATEWAY, mailbox=STALWART)
+FULL_V2 = legacy(gateway=GATEWAY, mailbox=FILESYSTEM)
+RECORDS = {
+    **{state: document(state) for state in STATES},
+    "gateway": document(gateway=GATEWAY),
+    "gateway of all addresses": document(gateway=GATEWAY | {"host": "0.0.0.0"}),
+    "filesystem mailbox": document(mailbox=FILESYSTEM),
+    "stalwart mailbox": document(mailbox=STALWART),
+    "stopped with a mailbox": document("stopped", mailbox=STALWART),
+    "no pointers but the manifest": with_(
+        with_(document(), "runtime.session_root", None), "runtime.agent_def_dir", None
+    ),
+    "a manifest path that is not absolute": with_(document(), "runtime.manifest_path", "manifest.json"),
+    "stopped without a reason": with_(document("stopped"), "lifecycle.stop_reason", None),
+    "stopped, not relaunchable": with_(document("stopped"), "lifecycle.relaunchable", False),
+    "relaunching, not relaunchable": with_(document("relaunching"), "lifecycle.relaunchable", False),
+    "another last session": with_(document(), "terminal.last_session_name", "gpu-1"),
+    "a lease that never ends": document(until="2126-04-10T10:00:00+00:00"),
+    "a lease that is over": with_(document(until=ago(hours=2)), "liveness.published_at", ago(hours=3)),
+    "characters of all kinds": with_(document(), "runtime.manifest_path", '/höme/ada/"\\\n\t😀/manifest.json'),
+    "a name of the reserved prefix": document(name="HOUMAO-gpu"),
+    "a long id": document(id="g" * 200),
+    "a long name": document(name="g" * 300),
+    "a long path": with_(document(), "runtime.manifest_path", "/" + "g" * 5000),
+    "an address that looks like a time": document(mailbox=FILESYSTEM | {"address": "2026-05-04T10:00:00Z"}),
+}
+
+NAMED = with_(
+    with_(with_(foreign(), "cached_identity.lifecycle_state", "active"), "cached_identity.lifecycle_owner", "local"),
+    "cached_identity.management_kind",
+    "local_lifecycle",
+)
+for _name in IDENTITY_TEXTS:
+    NAMED = with_(NAMED, f"cached_identity.{_name}", f"some {_name}")
+FOREIGNS = {
+    "plain": foreign(),
+    "every word of the identity": NAMED,
+    "with a gateway": foreign(gateway_expected=True),
+    "never verified": foreign(verified_at_utc=None),
+    "headless": with_(foreign(), "cached_identity.transport", "headless"),
+    "updated when it was created": foreign(updated_at_utc=ago(hours=2), verified_at_utc=ago(hours=2)),
+    "verified after it was updated": foreign(verified_at_utc=ahead(hours=1)),
+}
+
+
 Check = Callable[..., Any]
 
 
@@ -203,6 +249,12 @@ def refusal(check: Check, *given: Any) -> str:
     with pytest.raises(Invalid) as refused:
         check(*given)
     return refused.value.message
+
+
+def entry_of(fields: Document, **more: Json) -> Entry:
+    """An agent as the roll tells it: what was said of it, and what the registry adds."""
+    added = {"registered_at": stamp(NOW), "updated_at": stamp(NOW), "revision": 7, "liveness": "live"}
+    return msgspec.convert({**fields, **added, **more}, Entry)
 
 
 def issues(message: str, prefix: str) -> list[tuple[str, str]]:

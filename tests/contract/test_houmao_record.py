@@ -21,11 +21,16 @@ from rollcall.faces.files.houmao.record import (
 )
 from tests.contract.houmao import (
     FILESYSTEM,
+    FOREIGNS,
+    FULL,
+    FULL_V2,
     GATEWAY,
     GONE,
     IDENTITY_TEXTS,
     LIVE,
+    NAMED,
     OVER,
+    RECORDS,
     STALWART,
     STATES,
     Document,
@@ -45,30 +50,6 @@ from tests.contract.houmao import (
 )
 
 PATH = "/registry/live_agents/gpu-1/record.json"
-FULL = document(gateway=GATEWAY, mailbox=STALWART)
-FULL_V2 = legacy(gateway=GATEWAY, mailbox=FILESYSTEM)
-RECORDS = {
-    **{state: document(state) for state in STATES},
-    "gateway": document(gateway=GATEWAY),
-    "gateway of all addresses": document(gateway=GATEWAY | {"host": "0.0.0.0"}),
-    "filesystem mailbox": document(mailbox=FILESYSTEM),
-    "stalwart mailbox": document(mailbox=STALWART),
-    "stopped with a mailbox": document("stopped", mailbox=STALWART),
-    "no pointers but the manifest": with_(
-        with_(document(), "runtime.session_root", None), "runtime.agent_def_dir", None
-    ),
-    "a manifest path that is not absolute": with_(document(), "runtime.manifest_path", "manifest.json"),
-    "stopped without a reason": with_(document("stopped"), "lifecycle.stop_reason", None),
-    "stopped, not relaunchable": with_(document("stopped"), "lifecycle.relaunchable", False),
-    "relaunching, not relaunchable": with_(document("relaunching"), "lifecycle.relaunchable", False),
-    "another last session": with_(document(), "terminal.last_session_name", "gpu-1"),
-    "a lease that never ends": document(until="2126-04-10T10:00:00+00:00"),
-    "a lease that is over": with_(document(until=ago(hours=2)), "liveness.published_at", ago(hours=3)),
-    "characters of all kinds": with_(document(), "runtime.manifest_path", '/höme/ada/"\\\n\t😀/manifest.json'),
-    "a name of the reserved prefix": document(name="HOUMAO-gpu"),
-    "a long id": document(id="g" * 200),
-    "an address that looks like a time": document(mailbox=FILESYSTEM | {"address": "2026-05-04T10:00:00Z"}),
-}
 BACKENDS = (
     *("local_interactive", "codex_headless", "codex_app_server", "claude_headless", "kimi_headless"),
     *("cao_rest", "houmao_server_rest"),
@@ -642,22 +623,6 @@ def test_a_record_v2_with_a_lifecycle_is_no_record_v2():
 
 
 FOREIGN_PATH = "/registry/external_agents/far-1/record.json"
-NAMED = with_(
-    with_(with_(foreign(), "cached_identity.lifecycle_state", "active"), "cached_identity.lifecycle_owner", "local"),
-    "cached_identity.management_kind",
-    "local_lifecycle",
-)
-for _name in IDENTITY_TEXTS:
-    NAMED = with_(NAMED, f"cached_identity.{_name}", f"some {_name}")
-FOREIGNS = {
-    "plain": foreign(),
-    "every word of the identity": NAMED,
-    "with a gateway": foreign(gateway_expected=True),
-    "never verified": foreign(verified_at_utc=None),
-    "headless": with_(foreign(), "cached_identity.transport", "headless"),
-    "updated when it was created": foreign(updated_at_utc=ago(hours=2), verified_at_utc=ago(hours=2)),
-    "verified after it was updated": foreign(verified_at_utc=ahead(hours=1)),
-}
 
 
 def reread(of: Json) -> Document:
