@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from rollcall.core.errors import RollcallError
-from rollcall.faces.cli import agents, ask, creds, demo, doctor, files, http, keys, operate, serve, sync, verify
+from rollcall.faces.cli import (
+    agents,
+    ask,
+    creds,
+    demo,
+    directory,
+    doctor,
+    files,
+    http,
+    keys,
+    operate,
+    serve,
+    sync,
+    verify,
+)
 from rollcall.faces.cli.common import NO, fail, of_the_system, set_up_logs
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app.add_typer(keys.keys, name="keys")
 app.add_typer(creds.creds, name="creds")
 app.add_typer(creds.certs, name="certs")
 app.add_typer(sync.sync, name="sync")
+app.add_typer(directory.files, name="files")
 
 
 def _show_version(wanted: bool) -> None:

@@ -31,7 +31,8 @@ LARGEST = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Found = Literal["record", "missing", "entry link", "record link", "no directory", "too large"]
+Found = Literal["record", "nothing", "missing", "entry link", "record link", "too large"]
+"""What may stand under an id: a record, nothing at all, or something that is none."""
 
 
 def registry_root(given: Path | None = None) -> Path:
@@ -103,7 +104,7 @@ class Directory:
             with _opened(self.root / kind) as top:
                 return _look(top, id)
         except (FileNotFoundError, NotADirectoryError):
-            return Look("no directory")
+            return Look("nothing")
 
     def looks(self, kind: str) -> Iterator[tuple[str, Look | OSError]]:
         """What stands under each id, in order; an entry that cannot be read is told as the error."""
@@ -200,17 +201,27 @@ def _made(name: str, within: int) -> Iterator[int]:
 def _look(top: int, id: str) -> Look:
     try:
         with _opened(id, top) as place:
-            descriptor = os.open(RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+            return _record(place)
     except FileNotFoundError:
-        return Look("missing")
-    except NotADirectoryError:
-        return Look("entry link" if _is_link(id, top) else "missing")
+        return Look("nothing")
     except OSError as error:
+        # Of a link to a directory each system says something else.
         if _is_link(id, top):
             return Look("entry link")
-        if _is_link(f"{id}/{RECORD}", top):
+        if isinstance(error, NotADirectoryError):
+            return Look("missing")
+        raise
+
+
+def _record(place: int) -> Look:
+    try:
+        descriptor = os.open(RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+    except FileNotFoundError:
+        return Look("missing")
+    except OSError as error:
+        if _is_link(RECORD, place):
             return Look("record link")
-        error.filename = f"{id}/{RECORD}"
+        error.filename = error.filename or RECORD
         raise
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -82,7 +82,6 @@ _WHY = {
     "missing": "record.json is missing",
     "entry link": "the entry is a symlink",
     "record link": "record.json is a symlink",
-    "no directory": "record.json is missing",
     "too large": "record.json is malformed: it is larger than any record",
 }
 
@@ -133,6 +132,8 @@ class Incoming:
         path = str(self._directory.root / kind / id / RECORD)
         if isinstance(look, OSError):
             told.stale.append(Skipped(path, f"record.json cannot be read: {look.strerror}"))
+        elif look.found == "nothing":
+            pass  # taken away meanwhile
         elif look.found != "record":
             self._read.pop((kind, id), None)
             told.stale.append(Skipped(path, _WHY[look.found]))
