@@ -3,8 +3,11 @@
 import copy
 import json
 import re
+import shutil
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -263,3 +266,60 @@ def issues(message: str, prefix: str) -> list[tuple[str, str]]:
     parts = re.split(r"; (?=\$)", message.removeprefix(f"{prefix}: "))
     pairs = (part.partition(": ")[::2] for part in parts)
     return [(place.removeprefix("$").removeprefix("."), said.removeprefix("Value error, ")) for place, said in pairs]
+
+
+def today(of: Document, *, lease: timedelta = timedelta(hours=1)) -> Document:
+    """The record with a lease of the real present, where it has one."""
+    now = datetime.now(UTC)
+    liveness = {"published_at": stamp(now - timedelta(seconds=5)), "lease_expires_at": stamp(now + lease)}
+    return of if of["liveness"] is None else of | {"liveness": liveness}
+
+
+class Files:
+    """A registry directory, as Houmao's own tools leave it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, id: str, kind: str = "live_agents") -> Path:
+        return self.root / kind / id / "record.json"
+
+    def put(self, *records: Document) -> None:
+        """Writes records where they belong, by a rename, as whoever reads meanwhile would see a part."""
+        for of in records:
+            kind, id = (
+                ("live_agents", of["agent_id"]) if "agent_id" in of else ("external_agents", of["external_agent_id"])
+            )
+            self.put_bytes(id, text(of), kind)
+
+    def put_bytes(self, id: str, data: bytes, kind: str = "live_agents") -> None:
+        path = self.path(id, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"record.json.{uuid.uuid4().hex}.tmp")
+        beside.write_bytes(data)
+        beside.replace(path)
+
+    def read(self, id: str, kind: str = "live_agents") -> Document | None:
+        """The record that stands there; None for none."""
+        try:
+            return json.loads(self.path(id, kind).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def edit(self, id: str, place: str, value: Json) -> Document:
+        """Somebody changes a record."""
+        of = with_(self.read(id) or {}, place, value)
+        self.put(of)
+        return of
+
+    def remove(self, id: str, kind: str = "live_agents") -> None:
+        shutil.rmtree(self.path(id, kind).parent)
+
+    def state(self) -> dict[str, tuple[bytes, int, int]]:
+        """Each file: its bytes, when it was written, and which file it is; equal when nobody wrote any."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            if path.is_file():
+                stat = path.stat()
+                found[str(path.relative_to(self.root))] = (path.read_bytes(), stat.st_mtime_ns, stat.st_ino)
+        return found
