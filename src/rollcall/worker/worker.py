@@ -300,6 +300,8 @@ class Worker:
             "signatures": self._settings.identity.signatures,
             "operators": self._identity.operators,
             "agents": len(self._roster),
+            "tombstones": sum(1 for _ in self._roster.places()) - len(self._roster),
+            "forget_after": self._settings.forget_after,
             "liveness": dict(sorted(liveness.items())),
             "roles": {name: len(role.members) for name, role in sorted(self._roster.roles.items()) if role.members},
             "inbox": {"waiting": lead.waiting, "settled": lead.settled} if lead is not None else None,

@@ -10,13 +10,16 @@ from rollcall.core.errors import RollcallError
 from rollcall.faces.cli import (
     agents,
     ask,
+    cleanup,
     creds,
     demo,
     directory,
     doctor,
+    external,
     files,
     http,
     keys,
+    lifecycle,
     operate,
     serve,
     sync,
@@ -33,7 +36,7 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, http, demo, agents, ask, doctor, operate, files, verify):
+for part in (serve, http, demo, agents, lifecycle, ask, doctor, operate, cleanup, files, verify):
     app.registered_commands += part.app.registered_commands
 app.add_typer(operate.guard, name="guard")
 app.add_typer(keys.keys, name="keys")
@@ -41,6 +44,7 @@ app.add_typer(creds.creds, name="creds")
 app.add_typer(creds.certs, name="certs")
 app.add_typer(sync.sync, name="sync")
 app.add_typer(directory.files, name="files")
+app.add_typer(external.external, name="external")
 
 
 def _show_version(wanted: bool) -> None:

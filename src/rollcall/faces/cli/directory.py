@@ -31,9 +31,9 @@ def tools() -> Any:  # Any: a module
 
 def root_of(given: Path | None) -> Path:
     """The directory that is meant."""
-    from rollcall.faces.files.houmao.directory import registry_root  # noqa: PLC0415  loaded late, as above
+    from rollcall.faces.files.houmao import directory as places  # noqa: PLC0415  loaded late, as above
 
-    return registry_root(given)
+    return places.registry_root(given)
 
 
 @files.command()

@@ -74,9 +74,9 @@ class Directory:
         Raises:
             Invalid: that is not inside of the root.
         """
-        path = self.root / kind / id / RECORD
-        self._inside(path, kind)
-        return path
+        entry = self.root / kind / id
+        self._inside(entry, kind)
+        return entry / RECORD
 
     def is_link(self, kind: str) -> bool:
         """Whether the directory of all records of a kind is a link; then nothing is read in it."""
@@ -172,7 +172,7 @@ class Directory:
         """Judged by the words of the path alone: what links make of it is another matter."""
         allowed = Path(os.path.normpath(self.root / kind))
         judged = Path(os.path.normpath(path))
-        if kind not in (LOCAL, EXTERNAL) or allowed not in judged.parents:
+        if kind not in (LOCAL, EXTERNAL) or judged.parent != allowed:
             raise Invalid(f"Refusing to mutate non-Houmao-managed path `{path}`.")
 
 
@@ -223,9 +223,10 @@ def _record(place: int) -> Look:
             return Look("record link")
         error.filename = error.filename or RECORD
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return Look("missing")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return Look("missing")
         data = file.read(LARGEST + 1)
     return Look("record", data) if len(data) <= LARGEST else Look("too large")
 

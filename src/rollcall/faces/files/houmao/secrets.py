@@ -30,14 +30,15 @@ _NAMES_ONLY = frozenset({"credential_ref"})
 """Fields that name a secret and do not hold it."""
 _SECRET_WORDS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"
+    r"|\b(?:bearer|basic)\s+(?=\S*(?-i:[A-Z0-9=]))[A-Za-z0-9._~+/=-]{8,}"
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
-    r"|\b(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|\bsk_(?:live|test)_[A-Za-z0-9]{10,}"
+    r"|\b(?:sk|pk|rk)-(?=[\w-]*\d)(?=[\w-]*(?-i:[A-Z]))[\w-]{16,}|\bsk_(?:live|test)_[A-Za-z0-9]{10,}"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}|\bglpat-[A-Za-z0-9_-]{16,}"
     r"|\bxox[abpors]-[A-Za-z0-9-]{10,}|\bAKIA[0-9A-Z]{16}\b|\bAIza[A-Za-z0-9_-]{30,}"
     r"|://[^/\s:@]*:[^/\s@]+@"
     r"|[?&;\s](?:token|password|passwd|secret|api_?key|access_key|cookie|session)=[^&\s]+"
-    r"|\b(?:set-)?cookie:\s*\S+=\S+|\b(?:password|passwd|secret|token|api_?key)\s*[=:]\s*\S{4,}",
+    r"|\b(?:set-)?cookie:\s*\S+=\S+"
+    r"|(?<![A-Za-z])(?:password|passwd|secret|token|(?:api|access|private)_?key)(?:_[a-z0-9]+)*\s*[=:]\s*\S{4,}",
     re.IGNORECASE,
 )
 _HINTS = re.compile(
