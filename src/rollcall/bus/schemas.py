@@ -94,6 +94,19 @@ _BY_HAND: dict[str, Json] = {
         limit={**_ASKED_LIMIT, "default": Query().limit},
         cursor={**_TEXT, "default": ""},
     ),
+    "AsOf": _object(
+        "Which state of the roll: the one `at` a time, or after a `revision` of `epoch`; without both the present one.",
+        at={**_TEXT, "default": ""},
+        revision=_maybe(_WHOLE),
+        epoch={**_TEXT, "default": ""},
+        role={**_TEXT, "default": ""},
+        id={**_TEXT, "default": ""},
+        limit={**_ASKED_LIMIT, "default": Query().limit},
+        cursor={**_TEXT, "default": ""},
+    ),
+    "Moment": _object(
+        "A state of a roll, and when it came about.", "epoch revision at", epoch=_TEXT, revision=_WHOLE, at=_TEXT
+    ),
     "Freshness": _object("Which revision the answer must know at least.", at_least=_maybe(_WHOLE), epoch=_TEXT),
     # Answers are put together from ready bytes, never from one Struct.
     "Signature": _object(
@@ -121,6 +134,18 @@ _BY_HAND: dict[str, Json] = {
             "changes refusals",
             changes=_list(_ref("Change")),
             refusals=_list(_ANYTHING),
+            begins=_maybe(_ref("Moment")),
+        )
+    ),
+    "Past": _signed(
+        _object(
+            "Agents as they stood at a moment, one page of them; `begins` is how far this worker remembers.",
+            "agents count asof begins",
+            agents=_list(_ref("Entry")),
+            count=_WHOLE,
+            next=_maybe(_TEXT),
+            asof=_ref("Moment"),
+            begins=_maybe(_ref("Moment")),
         )
     ),
     "Letter": _object(

@@ -448,6 +448,30 @@ class Registry:
         }
         return codec.decode(await self._ask(self._subjects.since, codec.encode(body), timeout), Changes)
 
+    async def as_of(
+        self,
+        *,
+        at: str = "",
+        revision: int | None = None,
+        epoch: str = "",
+        role: str = "",
+        id: str = "",
+        timeout: Seconds = TIMEOUT,
+    ) -> Page:
+        """Who was on the roll `at` a time (RFC 3339), or after a `revision` of `epoch` (the present one).
+
+        Whether somebody was suspect then, nobody knows any more: who was not lost counts as live.
+
+        Raises:
+            NotFound: that is before everything that the worker knows which answered; the message says from when on.
+            Invalid: the moment is none, or has not come yet.
+        """
+        known = self._commands.newest
+        asked = {"at": at, "revision": revision, "epoch": epoch, "role": role, "id": id}
+        # What this client was told of, the answer knows; which roll is asked about is another matter.
+        asked |= {"at_least": known.revision, "at_least_epoch": known.epoch} if known.revision else {}
+        return await self._all_pages(self._subjects.asof, asked, timeout)
+
     async def info(self, *, exact: bool = False, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """The state of the registry, as one worker sees it; when `exact`, one that knows all that this client knows."""
         body = codec.encode(self._commands.seen()) if exact else b""
@@ -569,9 +593,12 @@ class Registry:
     async def _pages(self, subject: str, asked: dict[str, Any], timeout: Seconds) -> Page:
         # Whoever was told that something happened sees it in the next answer, whichever worker gives that.
         question: dict[str, Any] = {**self._commands.seen(), **asked}
+        if "limit" in asked:
+            return _decode_page(await self._ask(subject, codec.encode(question), timeout))
+        return await self._all_pages(subject, question, timeout)
+
+    async def _all_pages(self, subject: str, question: dict[str, Any], timeout: Seconds) -> Page:
         page = _decode_page(await self._ask(subject, codec.encode(question), timeout))
-        if page.next is None or "limit" in asked:
-            return page
         agents = list(page.agents)
         while page.next is not None:
             page = _decode_page(await self._ask(subject, codec.encode({**question, "cursor": page.next}), timeout))

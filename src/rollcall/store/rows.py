@@ -72,6 +72,15 @@ BURY = (
 DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
 INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
 
+PRUNE = (
+    "DELETE FROM changes WHERE epoch < :epoch AND id IN"
+    " (SELECT id FROM changes WHERE epoch = :epoch AND revision <= :revision)",
+    "DELETE FROM changes WHERE epoch = :epoch AND revision <= :revision"
+    f" AND (kind IN ({', '.join(repr(str(kind)) for kind in sorted(ENDINGS))}) OR revision NOT IN"
+    " (SELECT max(revision) FROM changes WHERE epoch = :epoch AND revision <= :revision GROUP BY id))",
+)
+"""Removes changes up to a revision, but for the last one of each agent that was there then."""
+
 _ASKED = frozenset({ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.DEREGISTERED})
 """The kinds that a command makes; the others keep the cause of the record they are about."""
 
@@ -118,8 +127,12 @@ def prepared(batch: Sequence[Folded]) -> Prepared:
 
 
 def whole(places: Sequence[Folded], epoch: str, revision: int) -> Prepared:
-    """The statements that fill an empty file with the places of a roll; how they came about is not told."""
-    cells = [
+    """The statements that fill an empty file with the places of a roll, each by its last change.
+
+    How the places came about is not told; but that is what the later changes stand on.
+    """
+    cells: list[tuple[str, Sequence[object]]] = [
+        (INSERT_CHANGE, [change_row(folded) for folded in places]),
         (UPSERT_AGENT, [agent_row(folded) for folded in places if folded.change.kind not in ENDINGS]),
         (
             INSERT_CAPABILITY,

@@ -200,7 +200,10 @@ class Snapshot:
         return row[0] or 0
 
     def prune(self, *, keep: int, before: Milliseconds) -> int:
-        """Removes the oldest changes, beyond the newest `keep` and older than `before`; says how many."""
+        """Removes the oldest changes, beyond the newest `keep` and older than `before`; says how many.
+
+        Of an agent that was there then, the last one of them stays: the later changes stand on it.
+        """
         with self._writing():
             count = self._connection.execute("SELECT count(*) FROM changes").fetchone()[0]
             doomed = self._connection.execute(
@@ -211,9 +214,8 @@ class Snapshot:
             ).fetchall()
             removed = 0
             for epoch, revision in doomed:
-                removed += self._connection.execute(
-                    "DELETE FROM changes WHERE epoch = ? AND revision <= ?", (epoch, revision)
-                ).rowcount
+                upto = {"epoch": epoch, "revision": revision}
+                removed += sum(self._connection.execute(one, upto).rowcount for one in rows.PRUNE)
                 self._raise_horizon(epoch, revision)
         return removed
 

@@ -34,6 +34,7 @@ from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.greeting import Greeting
 from rollcall.worker.ground import Ground
+from rollcall.worker.hindsight import Hindsight
 from rollcall.worker.housekeeping import Housekeeping
 from rollcall.worker.identity import Identity
 from rollcall.worker.leadership import Leadership
@@ -210,18 +211,17 @@ class Worker:
         self._greeting = Greeting(
             client, subjects, roster, witness, self._identity, leads=lambda: self._leadership.lead is not None
         )
+        answers = Answers(
+            self._roster, worker=settings.name, room=client.max_payload - REPLY_MARGIN, guard=self._guarding
+        )
         self._service = Service(
             client,
             subjects,
             worker=settings.name,
             roster=self._roster,
             committer=self._committer,
-            answers=Answers(
-                self._roster,
-                worker=settings.name,
-                room=client.max_payload - REPLY_MARGIN,
-                guard=self._guarding,
-            ),
+            answers=answers,
+            hindsight=Hindsight(roster, self._committer, answers, room=client.max_payload - REPLY_MARGIN),
             folding=self._folding,
             beats=self._beats,
             sight=Sight(self._identity, roster),

@@ -21,6 +21,7 @@ from rollcall.faces.cli import (
     keys,
     lifecycle,
     operate,
+    past,
     serve,
     sync,
     verify,
@@ -36,7 +37,7 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, http, demo, agents, lifecycle, ask, doctor, operate, cleanup, files, verify):
+for part in (serve, http, demo, agents, lifecycle, ask, past, doctor, operate, cleanup, files, verify):
     app.registered_commands += part.app.registered_commands
 app.add_typer(operate.guard, name="guard")
 app.add_typer(keys.keys, name="keys")
