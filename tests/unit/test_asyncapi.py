@@ -197,7 +197,7 @@ def test_questions_go_to_the_queue_group_of_the_workers():
     queued = {name for name, operation in DOCUMENT["operations"].items() if "bindings" in operation}
 
     assert service.QUEUE == asyncapi.QUEUE
-    assert queued == {"discover", "get", "list", "history", "since", "messages", "info"}
+    assert queued == {"discover", "get", "list", "history", "since", "asof", "messages", "info"}
 
 
 async def test_what_a_real_registry_says_fits(bus):

@@ -355,7 +355,7 @@ class Registry:
             Unauthorized: this is neither an operator's connection nor that key's.
         """
         body = codec.encode({"key": checked_public(key)})
-        told = codec.decode_object(await self._operate("revoke", body, timeout))
+        told = codec.decode_object(await self.operate("revoke", body, timeout))
         return dict(told["revoked"])
 
     @property
@@ -504,7 +504,7 @@ class Registry:
 
     async def pending(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """Commands that wait for a judge's or an operator's word, one of each agent."""
-        return codec.decode(await self._operate("pending", b"", timeout), Waiting).pending
+        return codec.decode(await self.operate("pending", b"", timeout), Waiting).pending
 
     async def approve(self, id: str, *, by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Lets the command of an agent happen that waits longest; returns what it was.
@@ -513,7 +513,7 @@ class Registry:
             NotFound: nothing of that agent waits for an approval.
         """
         body = codec.encode({"id": id, "by": by})
-        return codec.decode_object(await self._operate("approve", body, timeout))
+        return codec.decode_object(await self.operate("approve", body, timeout))
 
     async def deny(self, id: str, *, reason: str = "", by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Refuses the command of an agent that waits longest; returns what it was.
@@ -522,7 +522,7 @@ class Registry:
             NotFound: nothing of that agent waits for an approval.
         """
         body = codec.encode({"id": id, "reason": reason, "by": by})
-        return codec.decode_object(await self._operate("deny", body, timeout))
+        return codec.decode_object(await self.operate("deny", body, timeout))
 
     async def workers(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """The state of the registry as each worker sees it; just one of them where this user may not ask them all."""
@@ -536,11 +536,11 @@ class Registry:
         Raises:
             Busy: the answers to the last call are still coming in.
         """
-        return codec.decode_object(await self._operate("call", b"", timeout))
+        return codec.decode_object(await self.operate("call", b"", timeout))
 
     async def release_guard(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Ends the guard: whom it holds is lost, unless it beats. Says whether it was ``released``, and from what."""
-        return codec.decode_object(await self._operate("release", b"", timeout))
+        return codec.decode_object(await self.operate("release", b"", timeout))
 
     def watch(self, role: str | None = None, *, since: Position | None = None) -> Watch:
         """Every change of a role (None: of all roles) from now on, or after `since`; see `Watch`."""
@@ -614,7 +614,7 @@ class Registry:
         # One worker may stand still; the next question probably reaches another.
         return await self._ask_once(subject, body, timeout - ANOTHER_AFTER)
 
-    async def _operate(self, verb: str, body: bytes, timeout: Seconds) -> bytes:
+    async def operate(self, verb: str, body: bytes, timeout: Seconds) -> bytes:
         """Asks the leader for something, once there is one."""
         deadline = asyncio.get_running_loop().time() + min(timeout, LEADER_WITHIN)
         while True:

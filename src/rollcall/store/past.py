@@ -61,8 +61,11 @@ class Past:
             return Moment(max(empty), 0, began(max(empty))) if empty else None
 
     def at_revision(self, epoch: str, revision: int) -> Moment:
-        """The state after a revision of a roll."""
+        """The state after a revision; without an epoch, of the roll that had it: a revision never comes back."""
         with self._reading() as connection:
+            if not epoch:
+                horizons = _horizons(connection)
+                epoch = max((one for one, horizon in horizons.items() if horizon <= revision), default="")
             return Moment(epoch, revision, _at(connection, epoch, revision))
 
     def knows(self, moment: Moment) -> bool:

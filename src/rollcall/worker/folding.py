@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 from nats.aio.client import Client
 
+from rollcall.bus import headers as h
 from rollcall.bus import streams
 from rollcall.bus.follow import Follower, Stored
 from rollcall.bus.roll import Roll, read_change
 from rollcall.bus.streams import StreamState, Unsound
 from rollcall.bus.subjects import Subjects, key
 from rollcall.core.errors import Unavailable
-from rollcall.core.healing import Found, Standing, Verdict, is_news, missed_since, verdict
+from rollcall.core.healing import Found, Standing, Verdict, began, is_news, missed_since, verdict
 from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.records import Change, Place
 from rollcall.store.rows import Folded, whole
@@ -150,6 +151,7 @@ class Folding:
         async for batch in self._follower.batches():
             await self._note_gap(batch)
             for stored in batch:
+                self._check_epoch(stored)
                 change = read_change(stored, self._roster.epoch)
                 if change is not None:
                     before = self._roster.fold(change)
@@ -160,6 +162,12 @@ class Folding:
             self._roster.progress.advance(self._follower.upto)
             self._settle()
             await self._committer.has_room()
+
+    def _check_epoch(self, stored: Stored) -> None:
+        """What a later roll tells is none of ours: the stream is being made anew under our eyes."""
+        epoch = stored.headers.get(h.EPOCH, self._roster.epoch)
+        if epoch != self._roster.epoch and began(epoch) > began(self._roster.epoch):
+            raise Unsound(f"the roll is made anew, as epoch {epoch}")
 
     async def _sound(self, state: StreamState) -> None:
         what, why = verdict(self._known_there(), await self._found(state))

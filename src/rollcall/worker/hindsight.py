@@ -20,9 +20,9 @@ AT_ONCE = 2
 
 
 class AsOf(Struct, frozen=True, kw_only=True):
-    """Which state of the roll: the one at a time, or after a `revision` of `epoch`; without both the present one.
+    """Which state of the roll: the one at a time, or after a `revision`; without both the present one.
 
-    An empty `role` or `id` is any.
+    A revision never comes back, so `epoch` is needed only where a roll was rolled back. An empty `role` or `id` is any.
     """
 
     at: Text = ""
@@ -88,10 +88,11 @@ class Hindsight:
 
     def _revision(self, query: AsOf) -> tuple[str, int]:
         here, now = self._roster.epoch, self._roster.revision
-        epoch, revision = query.epoch or here, now if query.revision is None else query.revision
-        if epoch == here and revision > now:
-            raise Invalid(f"revision {revision} has not come yet; the roll is at {now}")
-        return epoch, revision
+        if query.revision is None:
+            return query.epoch or here, now
+        if query.epoch in ("", here) and query.revision > now:
+            raise Invalid(f"revision {query.revision} has not come yet; the roll is at {now}")
+        return query.epoch, query.revision
 
     def _fitting(self, found: list[Change]) -> tuple[list[dict[str, Any]], bool]:
         """As many agents as one reply has room for, and whether some were left out."""

@@ -150,6 +150,7 @@ class Service:
             "guard",
             "healing",
             "inbox",
+            "snapshot",
         )
         return msgspec.to_builtins({name: info[name] for name in names})
 

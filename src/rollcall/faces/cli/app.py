@@ -10,6 +10,7 @@ from rollcall.core.errors import RollcallError
 from rollcall.faces.cli import (
     agents,
     ask,
+    backup,
     cleanup,
     creds,
     demo,
@@ -37,7 +38,7 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, http, demo, agents, lifecycle, ask, past, doctor, operate, cleanup, files, verify):
+for part in (serve, http, demo, agents, lifecycle, ask, past, doctor, operate, cleanup, backup, files, verify):
     app.registered_commands += part.app.registered_commands
 app.add_typer(operate.guard, name="guard")
 app.add_typer(keys.keys, name="keys")

@@ -148,7 +148,7 @@ def _expressed(entry: Entry, now: datetime) -> LocalRecord:
     live = state in LIVE_STATES and not lost
     return local(
         {
-            "agent_name": entry.name,
+            "agent_name": _name(entry, record),
             "agent_id": entry.id,
             "generation_id": generation_of(entry),
             "lifecycle": _lost(entry) if lost else _lifecycle(entry, record, state, relaunchable=relaunchable),
@@ -162,9 +162,18 @@ def _expressed(entry: Entry, now: datetime) -> LocalRecord:
     )
 
 
+def _name(entry: Entry, record: LocalRecord | None) -> str:
+    """Its name on the roll, where that was changed there; a long one was cut when it was taken in."""
+    if record is not None and record.agent_name[: limits.LABEL_CHARS] == entry.name:
+        return record.agent_name
+    return entry.name
+
+
 def _runtime(entry: Entry, record: LocalRecord | None) -> dict[str, Any]:
-    known = record.runtime.model_dump() if record is not None else dict.fromkeys(_RUNTIME)
-    runtime = {**known, **{name: entry.pointers[name] for name in _RUNTIME if name in entry.pointers}}
+    runtime = record.runtime.model_dump() if record is not None else dict.fromkeys(_RUNTIME)
+    taken_in = _pointers(record) if record is not None else {}
+    said = {name: entry.pointers[name] for name in _RUNTIME if name in entry.pointers}
+    runtime |= {name: value for name, value in said.items() if value != taken_in.get(name)}
     if not runtime["manifest_path"]:
         raise Inexpressible("it has no pointer 'manifest_path'")
     return runtime
@@ -202,7 +211,8 @@ def _lost(entry: Entry) -> dict[str, Any]:
 
 def _terminal(entry: Entry, record: LocalRecord | None, *, live: bool) -> dict[str, Any]:
     known = record.session if record is not None else ""
-    session = entry.pointers.get(SESSION) or known
+    said = entry.pointers.get(SESSION)
+    session = known if not said or said == known[: limits.TEXT_CHARS] else said
     if not session:
         raise Inexpressible(f"it has no pointer {SESSION!r}")
     if record is not None and session == known and live == (record.terminal.current_session_name is not None):

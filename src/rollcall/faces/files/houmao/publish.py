@@ -56,11 +56,18 @@ def publish_external(directory: Directory, record: ExternalRecord) -> bool:
     """Brings an external record into its file; whether that had to be written.
 
     Raises:
+        Conflict: another one has its local name.
         Invalid: it carries what looks like a secret.
         Unavailable: it is not there after it was written.
         OSError: the disk does not take it; what stood there stands.
     """
     id = record.external_agent_id
+    holder = _holder(directory, record)
+    if holder:
+        raise Conflict(
+            f"External managed-agent registry name conflict: local_name `{record.local_name}` is already owned by "
+            f"external_agent_id `{holder}`."
+        )
     check_secrets(record)
     data = written(record)
     if directory.read(EXTERNAL, id) == data:
@@ -69,6 +76,19 @@ def publish_external(directory: Directory, record: ExternalRecord) -> bool:
     if directory.read(EXTERNAL, id) is None:
         raise Unavailable(f"External registry publish verification failed for external_agent_id `{id}`.")
     return True
+
+
+def _holder(directory: Directory, record: ExternalRecord) -> str:
+    """Whose the local name of a record is already; empty for nobody's."""
+    for id, look in directory.looks(EXTERNAL):
+        if id == record.external_agent_id or isinstance(look, OSError) or look.found != "record":
+            continue
+        try:
+            if read_external(look.data, id).local_name == record.local_name:
+                return id
+        except Invalid as error:
+            log.debug("no external record", id=id, error=error.message)
+    return ""
 
 
 def withdraw(directory: Directory, kind: str, id: str, generation: str) -> bool:
