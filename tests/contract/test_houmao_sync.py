@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from rollcall import Entry, NotFound, Registry
+from rollcall.core import codec
 from rollcall.core.instants import instant
 from rollcall.faces.files.houmao import incoming, outgoing
 from rollcall.faces.files.houmao.directory import Directory
 from rollcall.faces.files.houmao.incoming import Imported, Incoming
-from rollcall.faces.files.houmao.mapping import kept, kept_external
+from rollcall.faces.files.houmao.mapping import external_fields, kept, kept_external
 from rollcall.faces.files.houmao.outgoing import Exported, Mirroring
+from rollcall.faces.files.houmao.record import external
 from tests.conftest import eventually
 from tests.contract.houmao import (
     FILESYSTEM,
@@ -480,7 +482,7 @@ async def test_a_file_that_cannot_be_read_is_replaced(core, files, junk):
     assert files.read("gpu-1") == document("stopped")
 
 
-async def test_a_lost_agent_that_can_be_started_again_is_written_as_stopped(core, files):
+async def test_a_lost_agent_is_written_as_stopped_and_as_active_once_it_beats_again(core, files):
     of = today(document(gateway=GATEWAY), lease=timedelta(seconds=2))
     files.put(of)
     await taken_in(core, files)
@@ -492,11 +494,21 @@ async def test_a_lost_agent_that_can_be_started_again_is_written_as_stopped(core
     assert after is not None
     assert after["lifecycle"]["state"] == "stopped"
     assert (after["generation_id"], after["runtime"]) == (of["generation_id"], of["runtime"])
-    assert counts(await taken_in(core, files)).keys() <= {"unchanged", "updated"}
+    # What was written is no news: the agent may come back.
+    assert counts(await taken_in(core, files)) == {"unchanged": 1}
+    await core.heartbeat("claude", "gpu-1")
+    await eventually(lambda: found(core, "gpu-1"), what="recovered")
+    assert counts(await exported(core, files)) == {"written": 1}
+    assert holds(files, "gpu-1", "lifecycle.state", "active")()
+    assert holds(files, "gpu-1", "gateway", GATEWAY)()
 
 
 async def lost(core: Registry, id: str) -> bool:
     return (await core.get(id)).lost_at is not None
+
+
+async def found(core: Registry, id: str) -> bool:
+    return not await lost(core, id)
 
 
 async def test_a_directory_that_cannot_be_written_is_told(core, files):
@@ -672,6 +684,15 @@ async def test_what_was_there_before_a_mirror_is_not_taken_away(core, files, qui
     assert {path: of for path, of in files.state().items() if "/w1/" not in path} == state
 
 
+async def test_a_mirror_follows_agents_of_other_registries(core, files, quick):
+    await core.announce(codec.as_profile(external_fields(external(foreign(id="far-1")))), "claim")
+    async with mirroring(core, files):
+        await eventually(lambda: files.read("far-1", "external_agents") == foreign(id="far-1"), what="written")
+
+        await core.deregister("claude", "far-1")
+        await eventually(lambda: files.read("far-1", "external_agents") is None, what="removed")
+
+
 # --- watch ------------------------------------------------------------------------------------------------------------
 
 
@@ -764,6 +785,24 @@ async def test_mirror_and_watch_of_one_directory_follow_each_other_and_come_to_r
 
         assert str((await core.get("a")).status) == "stopped"
         assert str((await core.get("w1")).status) == "retired"
+
+
+async def test_what_houmao_does_stays_done_while_both_follow_each_other(core, files, quick):
+    async with mirroring(core, files) as written, watching(core, files) as read:
+        files.put(today(document(id="a")), today(document(id="b")))
+        await eventually(lambda: registered(core, 2), what="launched")
+        await rest(core, files, written, read)
+
+        files.put(document("stopped", id="a"))
+        await eventually(says(core, "a", lambda entry: entry.status == "stopped"), what="stopped")
+        files.put(today(document(id="a", generation="gen-2", session="again")))
+        await eventually(says(core, "a", lambda entry: entry.owner == "houmao:gen-2"), what="relaunched")
+        files.remove("b")
+        await eventually(lambda: absent(core, "b"), what="purged")
+        await rest(core, files, written, read)
+
+    assert holds(files, "a", "terminal.current_session_name", "again")()
+    assert files.read("b") is None
 
 
 async def rest(core: Registry, files: Files, *told: list[Any]) -> None:
