@@ -43,6 +43,8 @@ _RUNTIME = ("manifest_path", "session_root", "agent_def_dir")
 SESSION = "tmux_session_name"
 BACKEND = "backend"
 _OLD_BACKENDS = ("cao_rest", "houmao_server_rest")
+SLACK = timedelta(seconds=2)
+"""What two leases may differ and be the same one: whole seconds are written, and a ttl is taken before it runs."""
 LOST = "lost"
 """Why an agent is stopped that the registry believes lost."""
 
@@ -224,7 +226,7 @@ def _liveness(entry: Entry, record: LocalRecord | None, now: datetime) -> dict[s
     """The lease that the directory knows, or the later one that beats have made of it."""
     told = record.liveness if record is not None else None
     until = _time(entry.expires_at) if entry.expires_at is not None else None
-    if told is not None and (until is None or until <= time_of(told.lease_expires_at)):
+    if told is not None and (until is None or until <= time_of(told.lease_expires_at) + SLACK):
         if time_of(told.lease_expires_at) >= now:
             return told.model_dump()
         raise Inexpressible("its lease is over, and nobody has said yet that it is lost")
