@@ -225,6 +225,15 @@ def test_the_later_of_two_leases_counts(until):
     assert expressed(entered(document(), expires_at=until)) == document()
 
 
+@pytest.mark.parametrize("until", [ahead(seconds=1), ahead(hours=1)])
+def test_a_lease_that_is_over_does_not_count_against_one_that_is_not(until):
+    of = with_(document(until=ago(seconds=1)), "liveness.published_at", ago(hours=1))
+
+    after = expressed(entered(of, expires_at=until, last_seen=stamp(NOW)))
+
+    assert after["liveness"]["lease_expires_at"] == until
+
+
 @pytest.mark.parametrize(
     ("status", "state"), {"stopped": "stopped", "retired": "retired", "paused": "relaunching"}.items()
 )

@@ -1,6 +1,7 @@
 """houmao, sections 5, 10 and 11: the directory and the roll are kept in step, in both directions."""
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,6 +40,7 @@ from tests.contract.houmao import (
     today,
     with_,
 )
+from tests.processes import Process
 
 POINTERS = {"manifest_path": "/run/m.json", "tmux_session_name": "w-1"}
 GONE = today(document(), lease=timedelta(minutes=-1))
@@ -834,3 +836,62 @@ async def test_two_realms_may_share_a_directory(bus, core, files, quick, nats_se
             await eventually(says(other, "w1", lambda entry: entry.status == "stopped"), what="stopped there too")
 
             await rest(other, files, one, two)
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(bus, forked, files):
+    """`rollcall files` on the directory, with its exit code."""
+    env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
+
+    async def run(command: str) -> tuple[int, Json]:
+        done = await asyncio.to_thread(
+            forked.run, "files", command, "--root", str(files.root), "--json", env=env, input=""
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    return run
+
+
+async def test_what_the_commands_tell(core, files, run):
+    root = str(files.root)
+    files.put(today(document(id="a")), document("stopped", id="b"), foreign(id="far-1"))
+    nothing = {"root": root, "registered": 0, "updated": 0, "unchanged": 0, "deregistered": 0}
+    assert await run("import") == (0, nothing | {"registered": 3, "stale": [], "refused": []})
+    assert await run("import") == (0, nothing | {"unchanged": 3, "stale": [], "refused": []})
+    assert await run("export") == (0, {"root": root, "written": 0, "unchanged": 3, "removed": 0, "left": []})
+
+    files.put(today(document(id="a", generation="gen-2")), document("retired", id="b"))
+    files.put_bytes("bad", b"{")
+    code, told = await run("import")
+    assert code == 1
+    assert {name: told[name] for name in nothing} == nothing | {"updated": 1, "unchanged": 1}
+    path = str(files.path("bad"))
+    assert told["stale"] == [{"path": path, "why": f"Invalid JSON in registry record `{path}`."}]
+    assert [(one["id"], one["error"]) for one in told["refused"]] == [("a", "conflict")]
+    assert "must stand down" in told["refused"][0]["message"]
+    code, told = await run("export")
+    assert code == 1
+    assert [one["id"] for one in told["left"]] == ["a"]
+
+
+async def test_the_commands_that_go_on_until_they_are_interrupted(core, bus, files, tmp_path):
+    env = {"ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm}
+    root = ("--root", str(files.root), "--json")
+    with (
+        Process("files", "mirror", *root, home=tmp_path, env=env) as mirror,
+        Process("files", "watch", *root, home=tmp_path, env=env) as watch,
+    ):
+        files.put(today(document(id="a")))
+        await eventually(says(core, "a", lambda entry: entry.status == "running"), what="watched")
+        await core.update("claude", "a", {"status": "stopped"})
+        await eventually(holds(files, "a", "lifecycle.state", "stopped"), what="mirrored")
+
+        ended = await asyncio.gather(*(asyncio.to_thread(one.interrupt) for one in (mirror, watch)))
+
+        assert max(ended) < 5
+        assert (mirror.popen.returncode, watch.popen.returncode) == (0, 0)
+        assert "Traceback" not in mirror.said() + watch.said()
