@@ -389,6 +389,35 @@ def test_a_roll_that_was_seen_from_its_beginning_was_empty_then(world):
     assert world.past.at_time(BEGAN - 1) is None
 
 
+def test_of_a_file_of_an_older_rollcall_the_present_is_known(world):
+    happen(world, ("a", REGISTERED), ("b", REGISTERED), ("a", DEREGISTERED))
+    now = happen(world, ("b", UPDATED))
+    world.snapshot.close()
+    with sqlite3.connect(world.snapshot.path) as file:
+        file.executescript("DROP TABLE bases; DROP TABLE states; PRAGMA user_version = 3")
+
+    world.snapshot = Snapshot.open(world.snapshot.path, now=BEGAN)
+
+    assert world.past.begins() == now
+    assert world.told(now) == {"b": "b at 4"}
+    assert world.past.at_revision(world.epoch, 3) is None
+    later = happen(world, ("c", REGISTERED))
+    assert world.told(later) == {"b": "b at 4", "c": "c at 5"}
+
+
+def test_while_something_is_missing_nothing_of_that_roll_is_known(world):
+    before = happen(world, ("a", REGISTERED))
+    world.change_over(set(), True, 1)
+    now = happen(world, ("b", REGISTERED))
+
+    world.snapshot.doubt(world.epoch)
+
+    assert world.past.at_revision(*order(now)) is None
+    assert world.past.at_time(now.at) is None
+    assert world.told(before) == {"a": "a at 1"}
+    assert world.past.at_time(before.at) == before
+
+
 def test_lost_agents_stand_in_the_past_as_lost(world):
     world.change("a", REGISTERED, 1)
     lost = change(world.epoch, 2, "a", LOST, lost_at=timestamp(BEGAN + 2))
