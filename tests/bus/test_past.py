@@ -11,6 +11,7 @@ from rollcall.bus import headers as h
 from rollcall.bus import streams
 from rollcall.core.instants import instant, timestamp
 from rollcall.sdk.registry import Registry
+from rollcall.store.snapshot import Snapshot
 from rollcall.worker import IdentitySettings, Rule, housekeeping
 from tests.bus.plain import plain
 from tests.bus.signing import header
@@ -283,7 +284,7 @@ async def test_what_was_pruned_is_too_long_ago_and_the_rest_stands_on_it(bus, mo
 
 async def begins_at(registry, revision):
     begins = (await registry.story("a")).begins
-    return begins if begins.revision == revision else None
+    return begins if begins is not None and begins.revision == revision else None
 
 
 async def test_what_was_before_a_healing_is_told_as_before(bus):
@@ -350,6 +351,8 @@ async def test_who_left_while_a_worker_was_away_is_not_there_in_what_it_tells(bu
             async with bus.worker("w2", tombstone_ttl=1):
                 pass
             await says(registry, "stays", "meanwhile")
+            await registry.register("worker", "visits", ttl=None)
+            await registry.deregister("worker", "visits")
             await registry.deregister("worker", "leaves")
             truth = await all_that_was(registry)
             await eventually(lambda: tombstone_ended(bus), what="the end of a tombstone")
@@ -360,6 +363,22 @@ async def test_who_left_while_a_worker_was_away_is_not_there_in_what_it_tells(bu
             assert ids(await registry.as_of()) == ["new", "stays"]
             assert ids(await registry.as_of(revision=now.revision)) == ["new", "stays"]
             await right_or_too_long_ago(registry, truth)
+
+
+async def test_a_worker_that_was_broken_off_before_it_knew_all_knows_the_past_again_from_now_on(bus):
+    async with bus.served() as registry:
+        await registry.register("worker", "a", ttl=None)
+        epoch = (await registry.info())["epoch"]
+    snapshot = Snapshot.open(bus.home / "w1.db", now=0)
+    snapshot.doubt(epoch)
+    snapshot.close()
+    async with bus.served() as registry:
+        await eventually(lambda: begins_at(registry, 1))
+
+        assert told(await registry.as_of()) == {"a": (1, "")}
+        await says(registry, "a", "more")
+        assert told(await registry.as_of(revision=1)) == {"a": (1, "")}
+        assert told(await registry.as_of()) == {"a": (2, "more")}
 
 
 async def tombstone_ended(bus):
