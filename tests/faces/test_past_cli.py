@@ -83,12 +83,11 @@ async def test_ls_tells_who_was_there(bus, say):
         epoch = (await registry.info())["epoch"]
         at = (await registry.as_of(revision=2)).asof.at
 
-        for moment in ("2", f"{epoch}:2", at):
+        for moment in (f"{epoch}:2", at):
             told = await say.json("ls", "--as-of", moment)
             assert [one["id"] for one in told["agents"]] == ["a", "b"]
             assert told["asof"] == {"epoch": epoch, "revision": 2, "at": at}
             assert told["begins"]["revision"] == 0
-        assert [one["id"] for one in (await say.json("ls", "--as-of", "0s"))["agents"]] == ["b"]
         assert [one["id"] for one in (await say.json("ls", "worker", "--as-of", "2"))["agents"]] == ["a"]
         shown = await say("ls", "--as-of", "2")
         assert "a" in shown.stdout and "scout" in shown.stdout
@@ -324,7 +323,7 @@ NULLS = [
 ]
 
 
-async def test_a_null_deep_inside_that_no_update_can_say_is_refused(bus, say):
+async def test_a_null_deep_inside_that_no_update_can_say_is_refused(bus):
     async with bus.served() as registry:
         for number, (then, now, reachable) in enumerate(NULLS):
             id = f"a{number}"
@@ -332,10 +331,14 @@ async def test_a_null_deep_inside_that_no_update_can_say_is_refused(bus, say):
             await registry.deregister("worker", id)
             before = await registry.register("worker", id, ttl=None, metadata=now, incarnation=1)
 
-            for dry_run in (["--dry-run"], []):
-                exits = 0 if reachable else INVALID
-                shown = await say("rollback", id, "--to", str(was.revision), *dry_run, exits=exits)
-                assert reachable or "metadata: a member within was null then" in shown.stderr
+            for dry_run in (True, False):
+                rolling_back = past._roll_back(registry, id, past.moment(str(was.revision)), dry_run=dry_run)
+                if reachable:
+                    assert (await rolling_back)["members"].keys() == {"metadata"}
+                    continue
+                with pytest.raises(rollcall.Invalid) as error:
+                    await rolling_back
+                assert "metadata: a member within was null then" in error.value.message
 
             assert (await registry.get(id)).metadata == (then if reachable else before.metadata), (then, now)
 
@@ -400,16 +403,14 @@ async def test_who_was_alive_is_whom_the_registry_believed_alive_then(bus, say):
         await eventually(lambda: is_lost(registry, "mortal"))
         await registry.deregister("worker", "steady")
 
-        for moment in (str(then), at):
-            told = await say.json("who-was-alive", "--role", "worker", "--at", moment)
-            assert [one["id"] for one in told["agents"]] == ["mortal", "paused", "steady"]
-            assert (told["count"], told["asof"]["revision"]) == (3, then)
+        told = await say.json("who-was-alive", "--role", "worker", "--at", at)
+        assert [one["id"] for one in told["agents"]] == ["mortal", "paused", "steady"]
+        assert (told["count"], told["asof"]["revision"]) == (3, then)
         now = await say.json("who-was-alive", "--role", "worker", "--at", "0s")
         assert [one["id"] for one in now["agents"]] == ["paused"]
-        assert "steady" in (await say("who-was-alive", "--role", "worker", "--at", at)).stdout
+        assert "steady" in (await say("who-was-alive", "--role", "worker", "--at", str(then))).stdout
         none = await say("who-was-alive", "--role", "worker", "--at", "0", exits=NOBODY)
         assert "no worker was alive then" in none.stderr
-        assert (await say.json("who-was-alive", "--role", "ghost", "--at", "0s", exits=NOBODY))["agents"] == []
 
 
 async def test_history_says_where_it_begins(bus, say, monkeypatch):

@@ -199,7 +199,7 @@ def rows(world, what):
 REGISTERED, UPDATED, LOST = ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.LOST
 DEREGISTERED, EXPIRED = ChangeKind.DEREGISTERED, ChangeKind.EXPIRED
 
-worlds = settings(max_examples=120, deadline=None)
+worlds = settings(max_examples=80, deadline=None)
 
 
 @given(steps=steps)
