@@ -34,7 +34,3 @@ class Commands:
     async def json(self, *arguments: str, exits: int = 0, **env: str) -> Any:
         """What it tells programs."""
         return json.loads((await self(*arguments, "--json", exits=exits, **env)).stdout)
-
-
-def commands_of(bus: Bus, forked: Forked) -> Commands:
-    return Commands(bus, forked)

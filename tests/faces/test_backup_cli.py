@@ -8,22 +8,9 @@ import pytest
 from rollcall.store.schema import VERSION
 from rollcall.worker import IdentitySettings
 from tests.conftest import ids
-from tests.faces.commands import commands_of
-from tests.forked import Forked
 from tests.unit.test_backup import flipped
 
 CONFLICTS, INVALID, REFUSED, NOBODY, SET_UP = 1, 2, 4, 5, 6
-
-
-@pytest.fixture(scope="module")
-def forked():
-    with Forked() as one:
-        yield one
-
-
-@pytest.fixture
-def say(bus, forked):
-    return commands_of(bus, forked)
 
 
 @pytest.fixture

@@ -12,21 +12,8 @@ from rollcall.faces.cli import past
 from rollcall.identity.keys import new_key
 from rollcall.worker import housekeeping
 from tests.conftest import eventually, ids
-from tests.faces.commands import commands_of
-from tests.forked import Forked
 
 NOBODY, INVALID, UNKNOWN, REFUSED = 1, 2, 3, 4
-
-
-@pytest.fixture(scope="module")
-def forked():
-    with Forked() as one:
-        yield one
-
-
-@pytest.fixture
-def say(bus, forked):
-    return commands_of(bus, forked)
 
 
 def said(entry):
