@@ -212,6 +212,7 @@ async def test_what_a_real_registry_says_fits(bus):
             "Found": ("get.a1", b""),
             "History": ("history.a1", b""),
             "Caught": ("since", b""),
+            "Past": ("asof", b""),
             "Info": ("info", b""),
             "Greeted": ("hello.worker.a1", b""),
             "Error": ("get.nobody", b""),

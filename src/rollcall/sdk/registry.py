@@ -463,14 +463,21 @@ class Registry:
         Whether somebody was suspect then, nobody knows any more: who was not lost counts as live.
 
         Raises:
-            NotFound: that is before everything that the worker knows which answered; the message says from when on.
+            NotFound: the worker that answered does not know the roll of then; the message says from when on it does.
             Invalid: the moment is none, or has not come yet.
         """
         known = self._commands.newest
         asked = {"at": at, "revision": revision, "epoch": epoch, "role": role, "id": id}
         # What this client was told of, the answer knows; which roll is asked about is another matter.
         asked |= {"at_least": known.revision, "at_least_epoch": known.epoch} if known.revision else {}
-        return await self._all_pages(self._subjects.asof, asked, timeout)
+        page = _decode_page(await self._ask(self._subjects.asof, codec.encode(asked), timeout))
+        agents = list(page.agents)
+        while page.next is not None and page.asof is not None:
+            # The present goes on; every page is of the state of the first one.
+            then = {"at": "", "revision": page.asof.revision, "epoch": page.asof.epoch, "cursor": page.next}
+            page = _decode_page(await self._ask(self._subjects.asof, codec.encode({**asked, **then}), timeout))
+            agents += page.agents
+        return structs.replace(page, agents=tuple(agents), count=len(agents))
 
     async def info(self, *, exact: bool = False, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """The state of the registry, as one worker sees it; when `exact`, one that knows all that this client knows."""
@@ -593,12 +600,9 @@ class Registry:
     async def _pages(self, subject: str, asked: dict[str, Any], timeout: Seconds) -> Page:
         # Whoever was told that something happened sees it in the next answer, whichever worker gives that.
         question: dict[str, Any] = {**self._commands.seen(), **asked}
-        if "limit" in asked:
-            return _decode_page(await self._ask(subject, codec.encode(question), timeout))
-        return await self._all_pages(subject, question, timeout)
-
-    async def _all_pages(self, subject: str, question: dict[str, Any], timeout: Seconds) -> Page:
         page = _decode_page(await self._ask(subject, codec.encode(question), timeout))
+        if page.next is None or "limit" in asked:
+            return page
         agents = list(page.agents)
         while page.next is not None:
             page = _decode_page(await self._ask(subject, codec.encode({**question, "cursor": page.next}), timeout))

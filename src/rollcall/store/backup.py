@@ -26,6 +26,8 @@ _ORDERS = {
     "capabilities": "capability, id",
     "changes": "epoch, revision",
     "nonces": "user, nonce",
+    "bases": "epoch, id",
+    "states": "epoch",
     "meta": "name",
 }
 
@@ -55,6 +57,8 @@ def back_up(snapshot: Path, to: Path, *, realm: str, now: Milliseconds) -> Made:
         Misconfigured: the snapshot is none, or the file cannot be written.
         Unavailable: the disk is full, or the snapshot is busy.
     """
+    if to.exists() and snapshot.exists() and to.samefile(snapshot):
+        raise Misconfigured(f"{to} is the snapshot of the worker itself; give the backup another name")
     scratch = to.with_name(f".{to.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
     try:

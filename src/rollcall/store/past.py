@@ -1,4 +1,8 @@
-"""What the roll was at an earlier moment: from the changes of a snapshot, read beside whoever writes them."""
+"""What the roll was at an earlier moment: from the changes of a snapshot, read beside whoever writes them.
+
+A state stands on a base: who was there when everything about an epoch began to be known. Later changes are folded onto
+it. Of an epoch that is over, states are known up to where this worker had followed it.
+"""
 
 import contextlib
 import sqlite3
@@ -7,20 +11,21 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from rollcall.core.healing import began
 from rollcall.core.instants import Milliseconds
-from rollcall.core.records import ENDINGS, Change
-from rollcall.store.rows import CHANGE_COLUMNS, read_change
-
-_HORIZON = "horizon "
+from rollcall.core.records import Change
+from rollcall.store.rows import CHANGE_COLUMNS, ENDING_WORDS, read_change
 
 _STANDING = (
-    f"SELECT {CHANGE_COLUMNS} FROM (SELECT {CHANGE_COLUMNS}, id, role, max(epoch || printf('.%020d', revision))"
-    " FROM changes WHERE id > :after AND (:id = '' OR id = :id)"
-    " AND (epoch < :epoch OR (epoch = :epoch AND revision <= :revision)) GROUP BY id)"
-    f" WHERE kind NOT IN ({', '.join(repr(str(kind)) for kind in sorted(ENDINGS))})"
-    " AND (:role = '' OR role = :role) ORDER BY id LIMIT :limit"
+    f"WITH told AS (SELECT {CHANGE_COLUMNS}, id, role, max(revision) FROM changes"
+    " WHERE epoch = :epoch AND revision > :begins AND revision <= :revision AND id > :after AND id <= :upto"
+    " GROUP BY id)"
+    f" SELECT {CHANGE_COLUMNS} FROM (SELECT {CHANGE_COLUMNS}, id, role FROM told"
+    f" UNION ALL SELECT {CHANGE_COLUMNS}, id, role FROM bases"
+    " WHERE epoch = :epoch AND id > :after AND id <= :upto AND id NOT IN (SELECT id FROM told))"
+    f" WHERE kind NOT IN ({ENDING_WORDS}) AND (:role = '' OR role = :role) ORDER BY id"
 )
+
+_KNOWN = "SELECT epoch, begins, began_at, ends, whole FROM states"
 
 
 class Moment(Struct, frozen=True, order=True):
@@ -31,6 +36,23 @@ class Moment(Struct, frozen=True, order=True):
     at: Milliseconds
 
 
+class Known(Struct, frozen=True, order=True):
+    """Which states of an epoch are known: from `begins` to `ends`, or on and on while that is None.
+
+    An epoch that is over is `whole` if nothing came after `ends`.
+    """
+
+    epoch: str
+    begins: int
+    began_at: Milliseconds
+    ends: int | None
+    whole: int
+
+    def has(self, revision: int) -> bool:
+        """Whether the state after a revision is known."""
+        return self.begins <= revision and (self.ends is None or revision <= self.ends)
+
+
 class Past:
     """The past as the file at `path` knows it. Everything here blocks, and takes a connection of its own."""
 
@@ -38,65 +60,89 @@ class Past:
         self._path = path
 
     def begins(self) -> Moment | None:
-        """From when on everything is known; None for nothing yet."""
+        """From when on states are known; None for nothing yet."""
         with self._reading() as connection:
-            horizons = _horizons(connection)
-            if not horizons:
+            known = min(_known(connection), default=None)
+            return None if known is None else Moment(known.epoch, known.begins, known.began_at)
+
+    def at_time(self, at: Milliseconds) -> Moment | None:
+        """The state at a time; None when it is not known."""
+        with self._reading() as connection:
+            known = max((one for one in _known(connection) if one.began_at <= at), default=None)
+            if known is None:
                 return None
-            epoch = min(horizons)
-            return Moment(epoch, horizons[epoch], _at(connection, epoch, horizons[epoch]))
-
-    def moment(self, at: Milliseconds) -> Moment | None:
-        """The state at a time; None when that is before everything that is known."""
-        with self._reading() as connection:
             found = connection.execute(
-                "SELECT epoch, revision, at FROM changes WHERE at <= ? ORDER BY epoch DESC, revision DESC LIMIT 1",
-                (at,),
+                "SELECT revision, at FROM changes WHERE epoch = ? AND revision > ? AND at <= ?"
+                " ORDER BY revision DESC LIMIT 1",
+                (known.epoch, known.begins, at),
             ).fetchone()
-            if found is not None:
-                return Moment(*found)
-            horizons = _horizons(connection)
-            # A roll that was seen from its beginning was empty then.
-            empty = [epoch for epoch, revision in horizons.items() if revision == 0 and began(epoch) <= at]
-            return Moment(max(empty), 0, began(max(empty))) if empty else None
+            moment = Moment(known.epoch, *(found or (known.begins, known.began_at)))
+            over = known.ends is not None and moment.revision >= _last(connection, known)
+            # What came after the end of what was heard of an epoch, nobody here knows.
+            return None if over and not known.whole and at > moment.at else moment
 
-    def at_revision(self, epoch: str, revision: int) -> Moment:
-        """The state after a revision; without an epoch, of the roll that had it: a revision never comes back."""
-        with self._reading() as connection:
-            if not epoch:
-                horizons = _horizons(connection)
-                epoch = max((one for one, horizon in horizons.items() if horizon <= revision), default="")
-            return Moment(epoch, revision, _at(connection, epoch, revision))
+    def at_revision(self, epoch: str, revision: int) -> Moment | None:
+        """The state after a revision; without an epoch, of the roll that had it: a revision never comes back.
 
-    def knows(self, moment: Moment) -> bool:
-        """Whether nothing is missing of a state."""
+        None when it is not known.
+        """
         with self._reading() as connection:
-            horizon = _horizons(connection).get(moment.epoch)
-            return horizon is not None and moment.revision >= horizon
+            fitting = [one for one in _known(connection) if epoch in ("", one.epoch) and one.has(revision)]
+            known = max(fitting, default=None)
+            if known is None:
+                return None
+            found = connection.execute(
+                "SELECT at FROM changes WHERE epoch = ? AND revision > ? AND revision <= ?"
+                " ORDER BY revision DESC LIMIT 1",
+                (known.epoch, known.begins, revision),
+            ).fetchone()
+            return Moment(known.epoch, revision, found[0] if found is not None else known.began_at)
 
-    def standing(self, moment: Moment, *, role: str = "", id: str = "", after: str = "", limit: int) -> list[Change]:
-        """Who was on the roll, by id: the last change of each until then, behind `after`."""
-        asked = {"epoch": moment.epoch, "revision": moment.revision, "role": role, "id": id, "after": after}
+    def standing(
+        self, moment: Moment, *, role: str = "", id: str = "", after: str = "", limit: int
+    ) -> tuple[list[Change], str]:
+        """Who was on the roll, by id, and the last change of each until then; of `limit` ids behind `after`.
+
+        With it comes behind which id to go on; empty when there is nobody more.
+        """
         with self._reading() as connection:
-            found = connection.execute(_STANDING, {**asked, "limit": limit})
-            return [read_change(row) for row in found]
+            begins = next((one.begins for one in _known(connection) if one.epoch == moment.epoch), 0)
+            ids = [id] if id else _ids(connection, moment.epoch, after, limit)
+            if not ids:
+                return [], ""
+            asked = {"epoch": moment.epoch, "revision": moment.revision, "begins": begins, "role": role}
+            bounds = {"after": "" if id else after, "upto": ids[-1]}
+            found = [read_change(row) for row in connection.execute(_STANDING, {**asked, **bounds})]
+            if id:
+                return [change for change in found if change.id == id], ""
+            return found, ids[-1] if len(ids) == limit else ""
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
         try:
+            # What is known and what is read of it are of one moment.
+            connection.execute("BEGIN")
             yield connection
         finally:
             connection.close()
 
 
-def _horizons(connection: sqlite3.Connection) -> dict[str, int]:
-    found = connection.execute("SELECT name, value FROM meta WHERE name LIKE ?", (f"{_HORIZON}%",))
-    return {name.removeprefix(_HORIZON): int(value) for name, value in found}
+def _known(connection: sqlite3.Connection) -> list[Known]:
+    return [Known(*row) for row in connection.execute(_KNOWN)]
 
 
-def _at(connection: sqlite3.Connection, epoch: str, revision: int) -> Milliseconds:
-    found = connection.execute(
-        "SELECT max(at) FROM changes WHERE epoch = ? AND revision <= ?", (epoch, revision)
-    ).fetchone()
-    return found[0] if found[0] is not None else began(epoch)
+def _last(connection: sqlite3.Connection, known: Known) -> int:
+    found = connection.execute("SELECT max(revision) FROM changes WHERE epoch = ?", (known.epoch,)).fetchone()[0]
+    return max(known.begins, found or 0)
+
+
+def _ids(connection: sqlite3.Connection, epoch: str, after: str, limit: int) -> list[str]:
+    """The next ids of which anything is known, in order."""
+    found: set[str] = set()
+    for query, values in (
+        ("SELECT DISTINCT id FROM changes WHERE id > ? ORDER BY id LIMIT ?", (after, limit)),
+        ("SELECT id FROM bases WHERE epoch = ? AND id > ? ORDER BY id LIMIT ?", (epoch, after, limit)),
+    ):
+        found.update(row[0] for row in connection.execute(query, values))
+    return sorted(found)[:limit]

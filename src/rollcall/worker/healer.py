@@ -97,7 +97,7 @@ class Healer:
                 self._client, self._subjects.roll_stream, _epoch_after(now, known.epoch, roll.epoch)
             )
             return
-        await self._make(roll, list(self._roster.places()), f"healed: {why}", now)
+        await self._make(roll, list(self._roster.places()), why, f"healed: {why}", now)
 
     async def restore(self, added: Sequence[Place], why: str, now: Milliseconds) -> str:
         """Makes a sound roll anew, with agents that it does not hold; returns its epoch.
@@ -108,28 +108,29 @@ class Healer:
         roll = await self._ensured()
         back = {place.record.id for place in added}
         stay = [place for place in self._roster.places() if place.record.id not in back]
-        return await self._make(roll, [*stay, *added], why, now)
+        return await self._make(roll, [*stay, *added], why, why, now)
 
     async def _ensured(self) -> StreamState:
         return await streams.ensure(self._client, shapes.roll_config(self._subjects, self._replicas), epoch="")
 
-    async def _make(self, roll: StreamState, places: Sequence[Place], why: str, now: Milliseconds) -> str:
+    async def _make(self, roll: StreamState, places: Sequence[Place], why: str, reason: str, now: Milliseconds) -> str:
+        """Makes a roll of these places; changes are told with the `reason`."""
         known, stream = self._standing(), self._subjects.roll_stream
         epoch = _epoch_after(now, known.epoch, roll.epoch)
         log.warning("makes the roll anew", why=why, agents=len(places), epoch=epoch)
         if roll.epoch:
             await streams.set_epoch(self._client, stream, "")
         await streams.purge_up_to(self._client, stream, max(roll.last, known.revision) + 1)
-        upto = await self._seed(places, epoch, why)
+        upto = await self._seed(places, epoch, reason)
         healed = Healed(known.epoch, known.revision, timestamp(known.at), max(upto, roll.last, known.revision), why)
         await streams.set_epoch(self._client, stream, epoch, [*_chain(roll, self._roster), healed])
         log.warning("the roll is whole again", epoch=epoch, upto=upto)
         return epoch
 
-    async def _seed(self, places: Sequence[Place], epoch: str, why: str) -> int:
+    async def _seed(self, places: Sequence[Place], epoch: str, reason: str) -> int:
         writer = Roll(self._client, self._subjects, tombstone_ttl=self._tombstone_ttl)
         async with writer.opened() as roll:
-            seeding = Seeding(roll, epoch=epoch, reason=why)
+            seeding = Seeding(roll, epoch=epoch, reason=reason)
             for place in sorted(places, key=order):
                 await seeding.write(place, expected=0)
             await seeding.settled()

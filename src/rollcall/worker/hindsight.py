@@ -7,13 +7,16 @@ from msgspec import Meta, Struct
 
 from rollcall.core import codec, limits
 from rollcall.core.errors import Invalid, NotFound
-from rollcall.core.instants import instant, timestamp
+from rollcall.core.instants import Milliseconds, instant, timestamp
 from rollcall.core.records import Change, Label, Liveness, Record, Text, Whole
 from rollcall.store.past import Moment, Past
 from rollcall.worker.answers import Answers
 from rollcall.worker.commit import Committer
 from rollcall.worker.roster import Roster
 from rollcall.worker.sight import View
+
+SKEW: Milliseconds = 5000
+"""How far ahead the clock of whoever asks may be."""
 
 AT_ONCE = 2
 """Questions about the past that are answered at once; each may read very much."""
@@ -62,37 +65,35 @@ class Hindsight:
         await self._committer.settled()
         async with self._turns:
             moment = await asyncio.to_thread(self._moment, query)
-            found = await asyncio.to_thread(
-                self._past.standing,
-                moment,
-                role=query.role,
-                id=query.id,
-                after=query.cursor,
-                limit=query.limit + 1,
+            found, following = await asyncio.to_thread(
+                self._past.standing, moment, role=query.role, id=query.id, after=query.cursor, limit=query.limit
             )
             begins = await self.begins()
-        seen = [change for change in found[: query.limit] if view.sees(change.role)]
-        agents, cut = self._fitting(seen)
-        more = cut or len(found) > query.limit
-        last = agents[-1]["id"] if cut else found[query.limit - 1].id if more else None
-        return self._answers.envelope(agents=agents, count=len(agents), next=last, asof=told(moment), begins=begins)
+        agents, cut = self._fitting([change for change in found if view.sees(change.role)])
+        after = agents[-1]["id"] if cut else following or None
+        return self._answers.envelope(agents=agents, count=len(agents), next=after, asof=told(moment), begins=begins)
 
     def _moment(self, query: AsOf) -> Moment:
         if query.at and query.revision is not None:
             raise Invalid("'at' and 'revision' are two ways to name a moment; send one")
-        by_time = self._past.moment(instant(query.at)) if query.at else None
-        moment = by_time if query.at else self._past.at_revision(*self._revision(query))
-        if moment is None or not self._past.knows(moment):
-            raise NotFound(_too_early(self._past.begins()))
+        moment = self._at_time(query.at) if query.at else self._at_revision(query)
+        if moment is None:
+            raise NotFound(_unknown(self._past.begins()))
         return moment
 
-    def _revision(self, query: AsOf) -> tuple[str, int]:
+    def _at_time(self, text: str) -> Moment | None:
+        at, now = instant(text), self._roster.clock.wall()
+        if at > now + SKEW:
+            raise Invalid(f"{text} has not come yet; it is {timestamp(now)}")
+        return self._past.at_time(at)
+
+    def _at_revision(self, query: AsOf) -> Moment | None:
         here, now = self._roster.epoch, self._roster.revision
         if query.revision is None:
-            return query.epoch or here, now
+            return self._past.at_revision(query.epoch or here, now)
         if query.epoch in ("", here) and query.revision > now:
             raise Invalid(f"revision {query.revision} has not come yet; the roll is at {now}")
-        return query.epoch, query.revision
+        return self._past.at_revision(query.epoch, query.revision)
 
     def _fitting(self, found: list[Change]) -> tuple[list[dict[str, Any]], bool]:
         """As many agents as one reply has room for, and whether some were left out."""
@@ -120,8 +121,11 @@ def as_it_was(change: Change) -> dict[str, Any]:
     return {**codec.members(record), "revision": change.revision, "liveness": str(liveness)}
 
 
-def _too_early(begins: Moment | None) -> str:
+def _unknown(begins: Moment | None) -> str:
     if begins is None:
         return "nothing is known of the past yet; ask again in a moment"
     at = timestamp(begins.at)
-    return f"that is too long ago: history begins at {at}, with revision {begins.revision} of epoch {begins.epoch}"
+    return (
+        f"this worker does not know the roll of then: what it knows begins at {at}, with revision {begins.revision} "
+        f"of epoch {begins.epoch}"
+    )

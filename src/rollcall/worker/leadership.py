@@ -387,7 +387,8 @@ class Leadership:
 
     async def _while_firm(self) -> None:
         await self._ground.shaken.wait()
-        raise LostLease(self._ground.why or "it gives way to a worker that knows more")
+        why = self._restoring.why if self._restoring.due else self._ground.why
+        raise LostLease(why or "it gives way to a worker that knows more")
 
     async def _while_healthy(self) -> None:
         await self._committer.troubled.wait()

@@ -49,8 +49,10 @@ class Restoring:
 
         Raises:
             Invalid: a part is missing, or holds what is no agent.
-            Busy: so many agents, or roles, are beyond what a realm may have.
+            Busy: another one is being restored; or so many agents, or roles, are beyond what a realm may have.
         """
+        if self._due:
+            raise Busy("another backup is being restored; try again in a moment")
         if part.number == 0:
             self._upload, self._next, self._places = part.upload, 0, []
         if part.upload != self._upload or part.number != self._next:

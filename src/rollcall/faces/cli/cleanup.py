@@ -1,14 +1,13 @@
 """Taking away what is of no use any more: records of the shared directory, and agents of the roll."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from rollcall import Entry, NotFound, Registry, Status, Unavailable
+from rollcall import Entry, NotFound, Registry, RollcallError, Status, Unavailable
 from rollcall.core.instants import instant
 from rollcall.core.records import EXTERNAL
 from rollcall.faces.cli.access import connects, joined
@@ -18,6 +17,8 @@ from rollcall.faces.cli.directory import Root, root_of
 app = typer.Typer()
 
 UNASKED = 5
+HOUMAO = "houmao"
+"""The origin of agents of the directory, and the beginning of their owners."""
 
 
 @app.command()
@@ -42,16 +43,28 @@ def cleanup(
 
     Example: rollcall cleanup --dry-run
     """
-    grace = timedelta(seconds=grace_seconds)
+    from rollcall.faces.files.houmao import cleanup as tools  # noqa: PLC0415  models load slowly
+    from rollcall.faces.files.houmao import directory as places  # noqa: PLC0415  as above
+
+    grace, directory = timedelta(seconds=grace_seconds), places.Directory(root_of(root))
+    sessions = None if no_tmux_check else tools.tmux_sessions()
+
+    def judged(entries: list[Entry]) -> tuple[Any, list[Any]]:
+        probe = tools.Probe(not no_tmux_check, sessions, _heard(entries))
+        return probe, list(tools.judged(directory, datetime.now(UTC), grace, probe))
 
     async def main() -> dict[str, Any]:
         try:
             async with joined(nats, realm, timeout=3) as registry:
                 entries = list(await registry.list(exact=True))
-                roll = await _roll(registry, entries, grace, dry_run)
-                return {**_directory(root, grace, entries, no_tmux_check, dry_run), "roll": roll}
+                probe, found = judged(entries)
+                # First from the roll: whoever mirrors it would write the record anew.
+                gone = {one.id: (one.generation, one.reason) for one in found if one.generation and not one.keep}
+                roll = await _roll(registry, entries, gone, grace, dry_run)
         except Unavailable as error:
-            return {**_directory(root, grace, [], no_tmux_check, dry_run), "roll": {"error": error.message}}
+            probe, found = judged([])
+            roll = {"error": error.message}
+        return {**tools.clean(directory, found, grace, probe, dry_run=dry_run), "roll": roll}
 
     told = run(main())
     if json:
@@ -63,26 +76,29 @@ def cleanup(
     raise typer.Exit(NO if told["blocked_actions"] or told["roll"]["failed"] else 0)
 
 
-def _directory(
-    root: Path | None, grace: timedelta, entries: list[Entry], no_tmux_check: bool, dry_run: bool
+def _heard(entries: list[Entry]) -> set[str]:
+    """Agents whose life does not hang on a session of this machine: those that were never in the directory, and those
+    that beat."""
+    return {
+        entry.id
+        for entry in entries
+        if entry.beating
+        and entry.lost_at is None
+        and (entry.origin != HOUMAO or (entry.last_seen or "") > entry.updated_at)
+    }
+
+
+async def _roll(
+    registry: Registry, entries: list[Entry], gone: dict[str, tuple[str, str]], grace: timedelta, dry_run: bool
 ) -> dict[str, Any]:
-    from rollcall.faces.files.houmao import cleanup as tools  # noqa: PLC0415  models load slowly
-    from rollcall.faces.files.houmao import directory as places  # noqa: PLC0415  as above
-
-    # Who beats is heard, wherever it runs; tmux knows of this machine only.
-    heard = {entry.id for entry in entries if entry.ttl is not None and entry.lost_at is None and entry.beating}
-    sessions = None if no_tmux_check else tools.tmux_sessions()
-    probe = tools.Probe(not no_tmux_check, sessions, heard)
-    return dict(tools.clean(places.Directory(root_of(root)), datetime.now(UTC), grace, probe, dry_run=dry_run))
-
-
-async def _roll(registry: Registry, entries: list[Entry], grace: timedelta, dry_run: bool) -> dict[str, Any]:
-    """Deregisters who is retired, or lost for longer than the registry keeps anybody."""
+    """Deregisters who is retired, or lost for longer than the registry keeps anybody, or whose record goes."""
     info = await registry.info()
     now = instant(info["time"])
     told: dict[str, list[dict[str, str]]] = {"removed": [], "planned": [], "preserved": [], "failed": []}
     for entry in entries:
-        why = _of_no_use(entry, now, grace, info["forget_after"])
+        generation, why_gone = gone.get(entry.id, ("", ""))
+        of_directory = entry.owner == f"{HOUMAO}:{generation}"
+        why = why_gone if of_directory else _of_no_use(entry, now, grace, info["forget_after"])
         if why and entry.keep:
             told["preserved"].append({"id": entry.id, "reason": f"{why}; it says that it is kept"})
         elif why and dry_run:
@@ -98,7 +114,7 @@ async def _deregister(registry: Registry, entry: Entry, why: str) -> tuple[str, 
         await registry.deregister(entry.role, entry.id, incarnation=entry.incarnation, reason=f"cleanup: {why}")
     except NotFound:
         pass  # somebody was faster
-    except Unavailable as error:
+    except RollcallError as error:
         return "failed", f"{why}; {error.message}"
     return "removed", why
 

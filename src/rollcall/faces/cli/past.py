@@ -227,8 +227,9 @@ async def _roll_back(registry: Registry, id: str, asked: Asked, *, dry_run: bool
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     }
-    if told["members"] and not dry_run:
-        await registry.update(now.role, id, _patch(before, after), expected=now.revision)
+    patch = _patch(before, after)
+    if patch and not dry_run:
+        await registry.update(now.role, id, patch, expected=now.revision)
     return told
 
 
@@ -249,13 +250,19 @@ def _patch(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         Invalid: the record of then cannot be reached by one.
     """
     patch = patch_between(before, after)
-    unreachable = [name for name in patch if name in after and _has_null(after[name])]
+    unreachable = [name for name in patch if name in after and _loses_null(before.get(name), after[name])]
     if unreachable:
         names = ", ".join(unreachable)
         raise Invalid(f"{names}: a member within was null then, and an update cannot say so; register the agent anew")
     return patch
 
 
-def _has_null(value: Any) -> bool:  # Any: whatever JSON can hold
-    """Whether an object within, where a patch reaches, has a member that is null."""
-    return isinstance(value, dict) and any(one is None or _has_null(one) for one in value.values())
+def _loses_null(before: Any, after: Any) -> bool:  # Any: whatever JSON can hold
+    """Whether a member within, where a patch reaches, has to become null."""
+    if not isinstance(after, dict):
+        return False
+    held = before if isinstance(before, dict) else {}
+    return any(
+        held.get(name, ...) is not None if value is None else _loses_null(held.get(name), value)
+        for name, value in after.items()
+    )

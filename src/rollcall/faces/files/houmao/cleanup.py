@@ -1,8 +1,9 @@
 """Which records of the directory are of no use any more, and taking them away. Only ``live_agents``; never what is
 outside of the root, and never what another registry owns."""
 
+import re
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,8 @@ FRESH = "lease remains fresh and local tmux checking was disabled"
 VALID = "registry record remains valid"
 _LOOKS = {"entry link": ENTRY_IS_LINK, "record link": RECORD_IS_LINK, "missing": MISSING, "too large": MALFORMED}
 ASK_WITHIN = 5.0
+_NO_SERVER = re.compile(r"no server running|error connecting to .*\((?:No such file or directory|Connection refused)\)")
+"""How tmux says that nothing runs; anything else it says is about itself."""
 
 
 class Judged(Struct, frozen=True):
@@ -32,6 +35,7 @@ class Judged(Struct, frozen=True):
     id: str
     keep: bool
     reason: str
+    generation: str = ""
 
 
 class Probe(Struct, frozen=True):
@@ -59,7 +63,7 @@ def tmux_sessions() -> frozenset[str] | None:
         return None
     if told.returncode == 0:
         return frozenset(told.stdout.splitlines())
-    return frozenset() if "no server running" in told.stderr or "error connecting" in told.stderr else None
+    return frozenset() if _NO_SERVER.search(told.stderr) else None
 
 
 def judged(directory: Directory, now: datetime, grace: timedelta, probe: Probe) -> Iterator[Judged]:
@@ -88,23 +92,21 @@ def _judge(id: str, look: Look, now: datetime, grace: timedelta, probe: Probe) -
         return Judged(id, True, f"lifecycle state `{state}` is durable")
     assert record.liveness is not None
     if time_of(record.liveness.lease_expires_at) + grace < now:
-        return Judged(id, False, EXPIRED)
+        return Judged(id, False, EXPIRED, record.generation_id)
     if not probe.wanted:
         fresh = time_of(record.liveness.lease_expires_at) >= now
         return Judged(id, True, FRESH if fresh else VALID)
     if id in probe.heard or probe.sessions is None:
         return Judged(id, True, VALID)
     here = record.terminal.current_session_name in probe.sessions
-    return Judged(id, here, HAS_SESSION if here else NO_SESSION)
+    return Judged(id, here, HAS_SESSION if here else NO_SESSION, record.generation_id)
 
 
-def clean(directory: Directory, now: datetime, grace: timedelta, probe: Probe, *, dry_run: bool) -> dict[str, Any]:
-    """Removes what is of no use, unless it is a `dry_run`; tells it in the form of Houmao's tools.
-
-    Raises:
-        OSError: the directory cannot be read.
-    """
-    outcomes = [(one, *_done(directory, one, dry_run)) for one in list(judged(directory, now, grace, probe))]
+def clean(
+    directory: Directory, found: Iterable[Judged], grace: timedelta, probe: Probe, *, dry_run: bool
+) -> dict[str, Any]:
+    """Removes what was found to be of no use, unless it is a `dry_run`; tells it in the form of Houmao's tools."""
+    outcomes = [(one, *_done(directory, one, dry_run)) for one in found]
 
     def actions(outcome: str) -> list[dict[str, Any]]:
         return [_action(directory, one, reason) for one, what, reason in outcomes if what == outcome]

@@ -94,6 +94,19 @@ class Directory:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def recorded(self, kind: str) -> set[str]:
+        """The ids of a kind whose record is there, unread.
+
+        Raises:
+            OSError: the directory cannot be read; one that is not there is empty.
+        """
+        ids = self.ids(kind)
+        try:
+            with _opened(self.root / kind) as top:
+                return {id for id in ids if _has_record(id, top)}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
     def look(self, kind: str, id: str) -> Look:
         """What stands under an id.
 
@@ -229,6 +242,13 @@ def _record(place: int) -> Look:
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(LARGEST + 1)
     return Look("record", data) if len(data) <= LARGEST else Look("too large")
+
+
+def _has_record(id: str, top: int) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(f"{id}/{RECORD}", dir_fd=top, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _is_link(name: str, within: int) -> bool:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from rollcall import Entry, NotFound, Registry
 from rollcall.core.records import EXTERNAL
 from rollcall.faces.files.houmao.lookup import ambiguous, by_name
-from rollcall.faces.files.houmao.mapping import BACKEND, SESSION, STATUSES, kept
+from rollcall.faces.files.houmao.mapping import BACKEND, SESSION, STATUSES, may_be_relaunched
 from rollcall.faces.files.houmao.names import spellings
 
 _STATES = {status: state for state, status in STATUSES.items()}
@@ -39,8 +39,7 @@ class Known(Struct, frozen=True):
     @property
     def relaunchable(self) -> bool:
         """Whether it may be started anew: what came from the directory says so itself."""
-        record = kept(self.entry)
-        return self.entry.status != "retired" and (record is None or record.lifecycle.relaunchable)
+        return self.entry.status != "retired" and may_be_relaunched(self.entry)
 
     def told(self) -> dict[str, Any]:
         """What is told of a candidate."""

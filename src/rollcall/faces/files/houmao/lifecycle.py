@@ -79,7 +79,7 @@ async def relaunch(registry: Registry, ref: str, *, session: str = "") -> Entry:
     entry = await _own(registry, ref)
     if entry.status != Status.STOPPED and entry.lost_at is None:
         raise Conflict(f"{entry.role} {entry.id!r} is {entry.status}; only a stopped agent is started anew")
-    if not Known(entry).relaunchable:
+    if kept(entry) is not None and not Known(entry).relaunchable:
         raise Conflict(f"{entry.role} {entry.id!r} is not relaunchable: its record says so; register it anew")
     record, now = _record(entry), datetime.now(UTC)
     if record is not None:

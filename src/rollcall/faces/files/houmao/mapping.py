@@ -7,6 +7,7 @@ and ``backend``.
 """
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,6 +44,8 @@ _RUNTIME = ("manifest_path", "session_root", "agent_def_dir")
 SESSION = "tmux_session_name"
 BACKEND = "backend"
 _OLD_BACKENDS = ("cao_rest", "houmao_server_rest")
+SLACK = timedelta(seconds=2)
+"""What two leases may differ and be the same one: whole seconds are written, and a ttl is taken before it runs."""
 LOST = "lost"
 """Why an agent is stopped that the registry believes lost."""
 
@@ -183,10 +186,16 @@ def _backend(entry: Entry, record: LocalRecord | None) -> str:
     return entry.pointers.get(BACKEND) or (record.identity.backend if record is not None else "local_interactive")
 
 
-def _relaunchable(record: LocalRecord | None, runtime: dict[str, Any], backend: str) -> bool:
+def _relaunchable(record: LocalRecord | None, runtime: Mapping[str, Any], backend: str) -> bool:
     if record is not None:
         return record.lifecycle.relaunchable
-    return bool(runtime["session_root"] and runtime["agent_def_dir"]) and backend not in _OLD_BACKENDS
+    return bool(runtime.get("session_root") and runtime.get("agent_def_dir")) and backend not in _OLD_BACKENDS
+
+
+def may_be_relaunched(entry: Entry) -> bool:
+    """Whether a record of the agent says that it can be started anew."""
+    record = kept(entry)
+    return _relaunchable(record, entry.pointers, _backend(entry, record))
 
 
 def _lifecycle(entry: Entry, record: LocalRecord | None, state: str, *, relaunchable: bool) -> dict[str, Any]:
@@ -224,7 +233,7 @@ def _liveness(entry: Entry, record: LocalRecord | None, now: datetime) -> dict[s
     """The lease that the directory knows, or the later one that beats have made of it."""
     told = record.liveness if record is not None else None
     until = _time(entry.expires_at) if entry.expires_at is not None else None
-    if told is not None and (until is None or until <= time_of(told.lease_expires_at)):
+    if told is not None and (until is None or until <= time_of(told.lease_expires_at) + SLACK):
         if time_of(told.lease_expires_at) >= now:
             return told.model_dump()
         raise Inexpressible("its lease is over, and nobody has said yet that it is lost")

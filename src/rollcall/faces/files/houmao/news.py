@@ -14,19 +14,16 @@
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 
 from msgspec import Struct
 
 from rollcall import Conflict, Entry
-from rollcall.faces.files.houmao.mapping import Inexpressible, express, generation_of, kept, kept_external
+from rollcall.faces.files.houmao.mapping import SLACK, Inexpressible, express, generation_of, kept, kept_external
 from rollcall.faces.files.houmao.ownership import conflict, fresh
 from rollcall.faces.files.houmao.publish import same_but_lease
 from rollcall.faces.files.houmao.record import LIVE_STATES, ExternalRecord, LocalRecord, time_of
-
-SLACK = timedelta(seconds=2)
-"""By how much a lease must be longer than what is known before that is news: whole seconds are written."""
 
 STALE_LEASE = "registry lease expired"
 
@@ -62,8 +59,10 @@ def asks(record: LocalRecord, entry: Entry | None, past: Iterable[Entry], now: d
     known = [one for one in (shown, taken_in) if one is not None]
     if any(same_but_lease(one, record) for one in known):
         return Asks.RENEW if not over and _lasts_longer(record, known) else Asks.NOTHING
-    if any(same_but_lease(one, record) for one in (_expressed(state, now) for state in past) if one is not None):
-        # The roll said so before: the file is about to be written anew.
+    moved_on = shown is None or taken_in is None or not same_but_lease(shown, taken_in)
+    before = (_expressed(state, now) for state in past) if moved_on else ()
+    if any(same_but_lease(one, record) for one in before if one is not None):
+        # The roll has moved on from what the file says, and the file is about to be written anew.
         return Asks.NOTHING
     if over:
         return Stale(STALE_LEASE)

@@ -153,7 +153,7 @@ class Mirroring:
     def _renew(self, entries: list[Entry]) -> Exported:
         now = datetime.now(UTC)
         try:
-            there = {kind: set(self._directory.ids(kind)) for kind in (places.LOCAL, places.EXTERNAL)}
+            there = {kind: self._directory.recorded(kind) for kind in (places.LOCAL, places.EXTERNAL)}
         except OSError as error:
             return Exported(str(self._directory.root), left=[Left("", f"{error.strerror}: {self._directory.root}")])
         missing = {entry.id for entry in entries if entry.id not in there[_kind(entry)] and entry.id in self._due}
