@@ -73,7 +73,7 @@ def get(
 
     async def asked(tools: Any, registry: Registry) -> dict[str, Any]:
         _, record = await tools.get(registry, id=agent_id, name=agent_name)
-        return {"external_agent": tools.told(record)}
+        return {"external_agent": tools.told(record), **await tools.gateway_of(record)}
 
     _do(asked, nats, realm, json)
 

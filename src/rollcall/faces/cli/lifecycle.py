@@ -71,7 +71,7 @@ def resolve(
     realm: Realm = "default",
     json: Json = False,
 ) -> None:
-    """Show which agent is meant by an id, a name or a terminal session. Exit code 1 when it is not exactly one.
+    """Show which agent is meant by an id, a name or a terminal session. Exit code 1 for none, 4 for several.
 
     Example: rollcall resolve HOUMAO-reviewer
     """
@@ -80,14 +80,18 @@ def resolve(
     async def main() -> dict[str, Any]:
         async with joined(nats, realm) as registry:
             found = await (finding.in_session(registry, ref) if session else finding.found(registry, ref))
-        return resolution.resolved(ref, found, datetime.now(UTC))
+        told = resolution.resolved(ref, found, datetime.now(UTC))
+        if json:
+            print_json(told)
+        one = finding.only(found, ref)
+        if not json and one is not None:
+            _show(told, resolution.inactive(ref, one) if told["status"] == "offline" else "")
+        return told
 
     told = run(main())
-    if json:
-        print_json(told)
-    else:
-        _show(told)
-    raise typer.Exit(0 if told["agent_id"] else NO)
+    if not told["agent_id"]:
+        err.print(Text(told["detail"]))
+        raise typer.Exit(NO)
 
 
 def _do(
@@ -106,13 +110,9 @@ def _do(
         out.print(Text(f"{done} {entry.role} {entry.id} at revision {entry.revision}"))
 
 
-def _show(told: dict[str, Any]) -> None:
-    if not told["agent_id"]:
-        err.print(Text(told["detail"]))
-    else:
-        out.print(Text(f"{told['agent_id']} {told['agent_name']}: {told['lifecycle_state']}, {told['status']}"))
-        for name in ("tool", "backend", "manifest_path", "session_root"):
-            out.print(Text(f"{name}: {told[name] or '-'}"))
-    for one in told["candidates"]:
-        line = " ".join(f"{name}={value}" for name, value in one.items())
-        err.print(Text(f"- {line}"), soft_wrap=True)
+def _show(told: dict[str, Any], inactive: str) -> None:
+    out.print(Text(f"{told['agent_id']} {told['agent_name']}: {told['lifecycle_state']}, {told['status']}"))
+    for name in ("tool", "backend", "manifest_path", "session_root"):
+        out.print(Text(f"{name}: {told[name] or '-'}"))
+    if inactive:
+        err.print(Text(inactive), soft_wrap=True)

@@ -1,7 +1,8 @@
 """The face put together: which dialect answers which request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.middleware.cors import CORSMiddleware
@@ -71,7 +72,7 @@ class Face:
             case Dialect.MINDX:
                 return self._around(self._mindx(), _as_detail)
             case Dialect.HOUMAO:
-                return self._around(self._houmao(), _as_detail)
+                return self._around(self._houmao(end=_end_process), _as_detail)
 
     def _mindx(self) -> ASGIApp:
         try:
@@ -80,8 +81,8 @@ class Face:
             raise Misconfigured(f"{error.name} is missing; install it: pip install 'rollcall-bus[mindx]'") from error
         return Mindx(self._registry, self._settings.mindx_root, self._access).app()
 
-    def _houmao(self) -> ASGIApp:
-        return Houmao(self._registry, self._access).app()
+    def _houmao(self, end: Callable[[], None] | None = None) -> ASGIApp:
+        return Houmao(self._registry, self._access, end).app()
 
     def _together(self) -> ASGIApp:
         of_noa = self._noa(uptime=True)
@@ -140,6 +141,11 @@ class Together:
             await self._houmao(scope, receive, send)
         else:
             await self._native(scope, receive, send)
+
+
+def _end_process() -> None:
+    """Ends as when it is told to by whoever started it."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def under(path: str, *prefixes: str) -> bool:

@@ -94,8 +94,7 @@ def _judge(id: str, look: Look, now: datetime, grace: timedelta, probe: Probe) -
     if time_of(record.liveness.lease_expires_at) + grace < now:
         return Judged(id, False, EXPIRED, record.generation_id)
     if not probe.wanted:
-        fresh = time_of(record.liveness.lease_expires_at) >= now
-        return Judged(id, True, FRESH if fresh else VALID)
+        return Judged(id, True, FRESH)
     if id in probe.heard or probe.sessions is None:
         return Judged(id, True, VALID)
     here = record.terminal.current_session_name in probe.sessions

@@ -78,7 +78,8 @@ async def register(
     }
     record = await _verified(external(document))
     await _keep(registry, record, held)
-    return {"action": "replaced" if held is not None else "registered", "external_agent": told(record)}
+    done = {"action": "replaced" if held is not None else "registered", "external_agent": told(record)}
+    return {**done, **await gateway_of(record)}
 
 
 async def list_all(registry: Registry) -> list[ExternalRecord]:
@@ -119,7 +120,7 @@ async def verify(registry: Registry, *, id: str = "", name: str = "") -> dict[st
     renewed = {"generation_id": str(uuid.uuid4()), "updated_at_utc": now, "verified_at_utc": now}
     fresh = await _verified(external({**record.model_dump(), **renewed}))
     await _keep(registry, fresh, entry)
-    return {"action": "verified", "external_agent": told(fresh)}
+    return {"action": "verified", "external_agent": told(fresh), **await gateway_of(fresh)}
 
 
 async def remove(registry: Registry, *, id: str = "", name: str = "") -> dict[str, Any]:
@@ -159,6 +160,18 @@ def told(record: ExternalRecord) -> dict[str, Any]:
         "lifecycle_owner": "remote",
     }
     return said
+
+
+async def gateway_of(record: ExternalRecord) -> dict[str, Any]:
+    """Where the agent is talked to, as the other registry says now; nothing for one that needs no gateway."""
+    if not record.gateway_expected:
+        return {}
+    try:
+        status, said = await _fetched(record, "/resolve")
+    except Unavailable:
+        status, said = 0, None
+    gateway = said.get("gateway") if status == 200 and isinstance(said, dict) else None
+    return {"gateway_available": True, "gateway": gateway} if gateway else {"gateway_available": False}
 
 
 async def _by_id(registry: Registry, id: str) -> Entry | None:
@@ -213,7 +226,26 @@ async def _verified(record: ExternalRecord) -> ExternalRecord:
 
 
 async def _asked(record: ExternalRecord) -> dict[str, Any]:
-    url = f"{record.pair_api_base_url}/houmao/agents/{quote(record.remote_agent_ref, safe='')}"
+    status, said = await _fetched(record)
+    detail = said.get("detail") if isinstance(said, dict) else None
+    match status:
+        case 200 if isinstance(said, dict):
+            return said
+        case 404:
+            raise NotFound(f"the registry at {record.pair_api_base_url} knows no agent {record.remote_agent_ref!r}")
+        case 409:
+            raise Conflict(f"{record.remote_agent_ref!r} is not one agent at {record.pair_api_base_url}: {detail}")
+        case 401 | 403:
+            raise Denied(f"the registry at {record.pair_api_base_url} lets nobody ask who is not known to it")
+        case _:
+            raise Unavailable(
+                f"{record.pair_api_base_url} answered {status}, and no agent; is it a registry of agents?"
+            )
+
+
+async def _fetched(record: ExternalRecord, what: str = "") -> tuple[int, Any]:  # Any: whatever JSON can hold
+    """What the other registry says of the agent, and the HTTP status; None for what is no JSON."""
+    url = f"{record.pair_api_base_url}/houmao/agents/{quote(record.remote_agent_ref, safe='')}{what}"
     try:
         # Where a machine sends its own requests through a proxy says nothing about registries.
         async with (
@@ -228,18 +260,6 @@ async def _asked(record: ExternalRecord) -> dict[str, Any]:
     except httpx.HTTPError as error:
         raise Unavailable(f"the registry at {record.pair_api_base_url} does not answer: {error!r}") from error
     try:
-        said = msgspec.json.decode(data)
+        return answer.status_code, msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = None
-    detail = said.get("detail") if isinstance(said, dict) else None
-    match answer.status_code:
-        case 200 if isinstance(said, dict):
-            return said
-        case 404:
-            raise NotFound(f"the registry at {record.pair_api_base_url} knows no agent {record.remote_agent_ref!r}")
-        case 409:
-            raise Conflict(f"{record.remote_agent_ref!r} is not one agent at {record.pair_api_base_url}: {detail}")
-        case 401 | 403:
-            raise Denied(f"the registry at {record.pair_api_base_url} lets nobody ask who is not known to it")
-        case _:
-            raise Unavailable(f"{url} answered {answer.status_code}, and no agent; is it a registry of agents?")
+        return answer.status_code, None

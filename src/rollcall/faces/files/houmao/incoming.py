@@ -12,9 +12,10 @@ import structlog
 import watchfiles
 from msgspec import Struct
 
-from rollcall import Conflict, Entry, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
+from rollcall import Conflict, Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
 from rollcall.core import codec
 from rollcall.core.instants import Seconds
+from rollcall.core.records import ENDINGS
 from rollcall.faces.files.houmao import directory as places
 from rollcall.faces.files.houmao.directory import RECORD, Directory, Look
 from rollcall.faces.files.houmao.mapping import (
@@ -24,6 +25,7 @@ from rollcall.faces.files.houmao.mapping import (
     generation_of,
     patch_of,
 )
+from rollcall.faces.files.houmao.names import wrong_with
 from rollcall.faces.files.houmao.news import Asks, Stale, asks, external_asks
 from rollcall.faces.files.houmao.ownership import fresh
 from rollcall.faces.files.houmao.publish import check_secrets
@@ -31,6 +33,7 @@ from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord, read
 
 AT_ONCE = 1000
 """Registrations that are sent together."""
+ASKED_AT_ONCE = 64
 PAST = 16
 """Earlier states of an agent that are known again in a file."""
 LOOK_EVERY: Seconds = 30.0
@@ -155,11 +158,16 @@ class Incoming:
     async def _take(self, some: list[Read], known: dict[str, Entry], told: Imported) -> None:
         now = datetime.now(UTC)
         new: list[tuple[Read, dict[str, Any]]] = []
+        left = await self._left([id for _, id, _ in some if id not in known and not wrong_with(id, "agent_id")])
         for one in some:
             kind, id, data = one
             try:
                 record = self._record(kind, id, data)
                 check_secrets(record)
+                if left.get(id) == record.generation_id:
+                    raise Invalid(
+                        f"generation `{record.generation_id}` left the roll; remove the record, or relaunch it"
+                    )
                 done = await self._step(record, known.get(id), now, told)
             except Unavailable:
                 raise
@@ -174,6 +182,20 @@ class Incoming:
             else:
                 new.append((one, done))
         await self._register(new, told)
+
+    async def _left(self, ids: list[str]) -> dict[str, str]:
+        """Of those who are not on the roll: which generation of them left it of late."""
+        if not ids or not (await self._registry.info(exact=True))["tombstones"]:
+            return {}
+        at_once = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def last(id: str) -> tuple[str, str]:
+            async with at_once:
+                changes = await self._registry.history(id, limit=1)
+            gone = changes and changes[-1].kind in ENDINGS
+            return id, generation_of(changes[-1].record) if gone else ""
+
+        return dict(await asyncio.gather(*map(last, ids)))
 
     def _record(self, kind: str, id: str, data: bytes) -> LocalRecord | ExternalRecord:
         path = str(self._directory.path(kind, id))

@@ -18,7 +18,7 @@ from rollcall.core import limits
 from rollcall.core.instants import instant
 from rollcall.core.records import EXTERNAL, Record
 from rollcall.faces.files.houmao.names import wrong_with
-from rollcall.faces.files.houmao.ownership import LEASE
+from rollcall.faces.files.houmao.ownership import LEASE, LOST
 from rollcall.faces.files.houmao.record import (
     LIVE_STATES,
     AnyRecord,
@@ -46,8 +46,6 @@ BACKEND = "backend"
 _OLD_BACKENDS = ("cao_rest", "houmao_server_rest")
 SLACK = timedelta(seconds=2)
 """What two leases may differ and be the same one: whole seconds are written, and a ttl is taken before it runs."""
-LOST = "lost"
-"""Why an agent is stopped that the registry believes lost."""
 
 
 class Inexpressible(Invalid):
@@ -202,13 +200,13 @@ def _lifecycle(entry: Entry, record: LocalRecord | None, state: str, *, relaunch
     """As the directory said, while the roll says the same; what was changed on the roll counts since then."""
     if record is not None and record.lifecycle.state == state:
         return record.lifecycle.model_dump()
-    changed = time_text(_time(entry.updated_at))
+    changed = time_text(time_in(entry.updated_at))
     ended = {} if state in LIVE_STATES else {"stopped_at": changed, "stop_reason": None}
     return {"state": state, "relaunchable": relaunchable, "state_updated_at": changed, **ended}
 
 
 def _lost(entry: Entry) -> dict[str, Any]:
-    at = time_text(_time(str(entry.lost_at)))
+    at = time_text(time_in(str(entry.lost_at)))
     return {
         "state": "stopped",
         "relaunchable": True,
@@ -232,22 +230,24 @@ def _terminal(entry: Entry, record: LocalRecord | None, *, live: bool) -> dict[s
 def _liveness(entry: Entry, record: LocalRecord | None, now: datetime) -> dict[str, str]:
     """The lease that the directory knows, or the later one that beats have made of it."""
     told = record.liveness if record is not None else None
-    until = _time(entry.expires_at) if entry.expires_at is not None else None
+    until = time_in(entry.expires_at) if entry.expires_at is not None else None
     if told is not None and (until is None or until <= time_of(told.lease_expires_at) + SLACK):
         if time_of(told.lease_expires_at) >= now:
             return told.model_dump()
-        raise Inexpressible("its lease is over, and nobody has said yet that it is lost")
+        if until is None:
+            raise Inexpressible("its lease is over, and nobody has said yet that it is lost")
     if until is None:
         return {"published_at": time_text(now), "lease_expires_at": time_text(now + LEASE)}
     if until < now:
         raise Inexpressible("its lease is over, and nobody has said yet that it is lost")
-    seen = _time(entry.last_seen or entry.updated_at)
+    seen = time_in(entry.last_seen or entry.updated_at)
     # Whole seconds are written, and a lease ends after it began.
     published = min(seen, until - timedelta(seconds=1))
     return {"published_at": time_text(published), "lease_expires_at": time_text(until)}
 
 
-def _time(text: str) -> datetime:
+def time_in(text: str) -> datetime:
+    """The instant that a field of an entry names."""
     return datetime.fromtimestamp(instant(text) / 1000, UTC)
 
 

@@ -10,6 +10,8 @@ LEASE = timedelta(hours=24)
 
 OPERATOR_STOP = "operator_stop"
 CLEANUP_SESSION = "cleanup_session"
+LOST = "lost"
+"""Why an agent is stopped that the registry believes lost."""
 
 
 def fresh(record: LocalRecord, now: datetime) -> bool:

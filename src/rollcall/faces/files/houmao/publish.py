@@ -6,7 +6,7 @@ import structlog
 
 from rollcall import Conflict, Invalid, Unavailable
 from rollcall.faces.files.houmao.directory import EXTERNAL, LOCAL, Directory
-from rollcall.faces.files.houmao.ownership import check_lease, conflict
+from rollcall.faces.files.houmao.ownership import LOST, check_lease, conflict
 from rollcall.faces.files.houmao.record import (
     ExternalRecord,
     LocalRecord,
@@ -20,12 +20,12 @@ from rollcall.faces.files.houmao.secrets import secret_in
 log = structlog.get_logger(__name__)
 
 
-def publish(directory: Directory, record: LocalRecord, now: datetime) -> bool:
-    """Brings a record into its file; whether that had to be written.
+def publish(directory: Directory, record: LocalRecord, now: datetime, known_at: datetime | None = None) -> bool:
+    """Brings a record into its file; whether that had to be written. `known_at` is how new what it says is.
 
     Raises:
         Invalid: it claims a life whose lease is over, or carries what looks like a secret.
-        Conflict: an active generation holds the place.
+        Conflict: an active generation holds the place, or somebody has said something newer there.
         Unavailable: it is not there after it was written.
         OSError: the disk does not take it; what stood there stands.
     """
@@ -43,6 +43,11 @@ def publish(directory: Directory, record: LocalRecord, now: datetime) -> bool:
     data = written(record)
     if held == data or (stored is not None and lasts_as_well(stored, record, now)):
         return False
+    if stored is not None and known_at is not None and _is_newer(stored, record, known_at):
+        raise Conflict(
+            f"its record says since {stored.lifecycle.state_updated_at} that it is {stored.lifecycle.state}, which is "
+            "newer than the roll; `rollcall files import` or `watch` takes that in"
+        )
     directory.write(LOCAL, id, data)
     after = directory.read(LOCAL, id)
     if after is None:
@@ -142,6 +147,16 @@ def lasts_as_well(stored: LocalRecord, wanted: LocalRecord, now: datetime) -> bo
 def same_but_lease(one: LocalRecord, other: LocalRecord) -> bool:
     """Whether two records say the same, but for how long they are believed."""
     return one.model_copy(update={"liveness": None}) == other.model_copy(update={"liveness": None})
+
+
+def _is_newer(stored: LocalRecord, record: LocalRecord, known_at: datetime) -> bool:
+    """Whether somebody else has changed the state of the same generation since; that it is lost, only we say."""
+    return (
+        stored.generation_id == record.generation_id
+        and stored.lifecycle.state != record.lifecycle.state
+        and stored.lifecycle.stop_reason != LOST
+        and time_of(stored.lifecycle.state_updated_at) > known_at
+    )
 
 
 def _readable(directory: Directory, data: bytes | None, id: str) -> LocalRecord | None:

@@ -75,6 +75,24 @@ def resolved(ref: str, found: Sequence[Known], now: datetime) -> dict[str, Any]:
     }
 
 
+_NEXT = {
+    "stopped": "Start it anew with `rollcall relaunch`, or take it away with `rollcall retire` or `rollcall purge`.",
+    "retired": "It is retired: nothing is sent to it any more; `rollcall purge` takes it away.",
+    "relaunching": "It is being started anew; try again later.",
+}
+
+
+def inactive(ref: str, one: Known) -> str:
+    """What is said of an agent that is meant and cannot be reached, with the way on."""
+    if one.entry.origin == EXTERNAL:
+        return "Another registry owns it; `rollcall external verify` asks there."
+    line = " ".join(f"{name}={value}" for name, value in one.told().items())
+    way = _NEXT.get(one.state, "Nothing has been heard of it for longer than its lease.")
+    return (
+        f"Local managed-agent resolution for --agent-name `{ref}` matched an inactive registry record.\n{line}\n{way}"
+    )
+
+
 def _answer(ref: str, status: str, detail: str) -> dict[str, Any]:
     unknown = dict.fromkeys(
         (
