@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from rollcall.faces.files.houmao import cleanup as module
-from rollcall.faces.files.houmao.cleanup import Probe, clean, tmux_sessions
+from rollcall.faces.files.houmao.cleanup import Probe, clean, judged, tmux_sessions
 from rollcall.faces.files.houmao.directory import Directory
 from tests.contract.houmao import (
     FILESYSTEM,
@@ -51,7 +51,8 @@ def files(tmp_path):
 
 
 def cleaned(files: Files, probe: Probe = NO_PROBE, *, grace: timedelta = GRACE, dry_run: bool = False) -> Document:
-    return clean(Directory(files.root), NOW, grace, probe, dry_run=dry_run)
+    directory = Directory(files.root)
+    return clean(directory, judged(directory, NOW, grace, probe), grace, probe, dry_run=dry_run)
 
 
 def reasons(told: Document) -> dict[str, tuple[str, str]]:

@@ -40,7 +40,7 @@ async def core(bus):
 
 
 def client(core: Registry, *tokens: Token) -> httpx.AsyncClient:
-    app = Houmao(core, Access(tokens)).app()
+    app = Houmao(core, Access(tokens), end=lambda: None).app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9891")
 
 
