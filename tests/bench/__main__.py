@@ -26,6 +26,7 @@ from rich.table import Table
 
 import rollcall
 from rollcall.bus.connection import barrier
+from tests.bench.files import files
 from tests.bench.liveness import deaths, frozen
 from tests.bench.load import answer_bare, send_beats
 from tests.bench.signatures import signatures
@@ -247,6 +248,7 @@ ALL = {
     "deaths": deaths,
     "http": http,
     "signatures": signatures,
+    "files": files,
     "frozen": frozen,
 }
 

@@ -6,13 +6,18 @@ import threading
 import time
 
 import pytest
+from msgspec import structs
 from nats.aio.msg import Msg
+from nats.errors import StaleConnectionError
 
 import rollcall
 from rollcall import ChangeKind, Position
-from rollcall.bus.connection import barrier, without_password
+from rollcall.bus import follow, streams
+from rollcall.bus.connection import barrier, request, without_password
+from rollcall.bus.follow import Follower
 from rollcall.bus.roll import Roll
 from rollcall.core.errors import Unauthorized
+from rollcall.sdk.watch import ANYWHERE, Watch
 from tests.bus.plain import plain
 from tests.conftest import eventually, ids, leads
 
@@ -355,3 +360,85 @@ async def test_whoever_hears_of_a_change_sees_it_in_the_next_answer(bus):
             change = await anext(watch)
             assert change.id in ids(await other.discover("worker"))
             await writing
+
+
+async def test_what_a_lagging_replica_does_not_hold_yet_is_not_taken_for_gone(bus, monkeypatch):
+    """A consumer lives on one replica; the leader of the stream may be ahead of it."""
+    stream = bus.subjects.inbox_stream
+    async with bus.worker_connection() as inside:
+        await streams.request(inside, f"STREAM.CREATE.{stream}", {"name": stream, "subjects": ["lagging.>"]})
+        for _ in range(10):
+            await inside.request("lagging.a", b"x", timeout=2)
+        state = streams.state
+
+        async def of_the_leader(client, name):
+            return structs.replace(await state(client, name), last=20)
+
+        async def next_at_the_leader(client, name, seq):
+            return seq + 1 if seq < 20 else None
+
+        monkeypatch.setattr(streams, "state", of_the_leader)
+        monkeypatch.setattr(streams, "next_after", next_at_the_leader)
+        follower, seen = Follower(inside, stream, 0), []
+
+        async def read():
+            async for batch in follower.batches():
+                seen.extend(stored.seq for stored in batch)
+
+        reading = asyncio.create_task(read())
+        await eventually(lambda: seen == list(range(1, 11)))
+        follower.begin_again("the bus was away")
+        follower.expect(20)
+        await asyncio.sleep(3 * follow.HEARTBEAT)
+        assert (follower.upto, follower.current.is_set()) == (10, False)
+
+        for _ in range(10):
+            await inside.request("lagging.a", b"x", timeout=2)
+        await eventually(lambda: follower.upto == 20 and follower.current.is_set())
+        assert seen == list(range(1, 21))
+        reading.cancel()
+
+
+async def never_answers(_):
+    """Hears a question."""
+
+
+async def test_a_cancellation_that_comes_with_an_error_ends_the_task(bus):
+    async with bus.worker_connection() as inside:
+        await inside.subscribe("deaf", cb=never_answers)
+        await barrier(inside)
+        asking = asyncio.create_task(request(inside, "deaf", b"", timeout=30))
+        await eventually(lambda: inside._resp_map)
+
+        # As when the bus goes away: all questions fail, and terms end, in one moment.
+        for waiting in inside._resp_map.values():
+            waiting.set_exception(StaleConnectionError())
+        asking.cancel()
+
+        await asyncio.wait([asking], timeout=5)
+        assert asking.cancelled()
+
+
+async def test_a_change_that_was_lost_is_told_though_who_answers_is_behind(bus, monkeypatch):
+    hear = Watch._on_change
+
+    async def hear_all_but_the_second(self, message):
+        if message.headers["Nats-Sequence"] != "2":
+            await hear(self, message)
+
+    monkeypatch.setattr(Watch, "_on_change", hear_all_but_the_second)
+    async with bus.served() as registry, registry.watch() as watch:
+        since = registry.since
+
+        async def behind(position, **more):
+            answer = await since(position, **more)
+            if more.get("at_least", ANYWHERE).revision < 2:
+                # A worker that is some milliseconds behind answers whoever does not say what it must know.
+                return structs.replace(answer, told=(), upto=min(answer.upto, 1))
+            return answer
+
+        monkeypatch.setattr(registry, "since", behind)
+        await registry.register_many({"role": "worker", "id": f"a{number}", "ttl": None} for number in range(3))
+
+        told = [(await asyncio.wait_for(anext(watch), 10)).revision for _ in range(3)]
+        assert sorted(told) == [1, 2, 3]

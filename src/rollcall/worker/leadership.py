@@ -233,6 +233,7 @@ class Leadership:
                     bounds=Bounds(self._settings.max_agents, self._settings.max_roles),
                     folded_to=self._folding.reached,
                     look=self._folding.check,
+                    believes=self._believes,
                     governing=self._governing,
                     identity=self._identity,
                     shelf=Shelf(self._client, self._subjects),
@@ -313,6 +314,10 @@ class Leadership:
             except Unavailable as error:
                 if self._roster.clock.now() - self._renewed_at > TTL:
                     raise LostLease(f"the lease could not be renewed: {error}") from error
+
+    def _believes(self) -> bool:
+        """Whether nobody else may lead yet, by our own clock."""
+        return self._roster.clock.now() - self._renewed_at < TTL
 
     def _fresh(self) -> bool:
         return self._roster.clock.now() - self._renewed_at < FRESH

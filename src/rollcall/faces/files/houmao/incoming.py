@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import structlog
 import watchfiles
 from msgspec import Struct
 
-from rollcall import Conflict, Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
+from rollcall import Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
 from rollcall.core import codec
 from rollcall.core.instants import Seconds
 from rollcall.core.records import ENDINGS
 from rollcall.faces.files.houmao import directory as places
-from rollcall.faces.files.houmao.directory import RECORD, Directory, Look
+from rollcall.faces.files.houmao.directory import RECORD, Directory
 from rollcall.faces.files.houmao.mapping import (
     OWNER,
     external_fields,
@@ -25,11 +26,11 @@ from rollcall.faces.files.houmao.mapping import (
     generation_of,
     patch_of,
 )
-from rollcall.faces.files.houmao.names import wrong_with
 from rollcall.faces.files.houmao.news import Asks, Stale, asks, external_asks
 from rollcall.faces.files.houmao.ownership import fresh
 from rollcall.faces.files.houmao.publish import check_secrets
-from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord, read_external, read_local
+from rollcall.faces.files.houmao.reading import Found, Ids, Misplaced, Read, Reading, Same, Skipped
+from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord
 
 AT_ONCE = 1000
 """Registrations that are sent together."""
@@ -44,13 +45,6 @@ AT_LEAST = 5
 """Records that may vanish at once and are believed; beyond it, and beyond that part of them, the directory was lost."""
 
 log = structlog.get_logger(__name__)
-
-
-class Skipped(Struct, frozen=True):
-    """An entry of the directory that is stale."""
-
-    path: str
-    why: str
 
 
 class Refused(Struct, frozen=True):
@@ -78,74 +72,31 @@ class Imported(Struct):
         return bool(self.registered or self.updated or self.deregistered or self.stale or self.refused)
 
 
-Read = tuple[str, str, bytes]
-"""The kind, the id and the bytes of a record."""
-
-_WHY = {
-    "missing": "record.json is missing",
-    "entry link": "the entry is a symlink",
-    "record link": "record.json is a symlink",
-    "too large": "record.json is malformed: it is larger than any record",
-}
-
-
 class Incoming:
     """Takes records in. What was read before, and is the same, is not looked at again."""
 
     def __init__(self, registry: Registry, root: Path) -> None:
         self._registry = registry
         self._directory = Directory(root)
-        self._read: dict[tuple[str, str], bytes] = {}
+        self._reading = Reading(self._directory)
         self._troubles: dict[str, str] = {}
 
-    async def take_in(
-        self, only: Mapping[str, set[str]] | None = None, advance: Callable[[int], object] = lambda _: None
-    ) -> Imported:
+    async def take_in(self, only: Ids | None = None, advance: Callable[[int], object] = lambda _: None) -> Imported:
         """Takes in the records of the directory, or `only` those of these ids, by kind."""
         told = Imported(str(self._directory.root), stale=[], refused=[])
-        found, known = await asyncio.gather(asyncio.to_thread(self._look, only, told), self._known(only))
-        for start in range(0, len(found), AT_ONCE):
-            some = found[start : start + AT_ONCE]
-            await self._take(some, known, told)
+        known, found = await self._known(only), self._reading.found(only)
+        some = await asyncio.to_thread(_next, found)
+        while some:
+            # The next ones are read while these are on their way.
+            following = asyncio.create_task(asyncio.to_thread(_next, found))
+            try:
+                await self._take(some, known, told)
+            finally:
+                some = await following
             advance(len(some))
         return told
 
-    def _look(self, only: Mapping[str, set[str]] | None, told: Imported) -> list[Read]:
-        found: list[Read] = []
-        for kind in (places.LOCAL, places.EXTERNAL):
-            try:
-                if self._directory.is_link(kind):
-                    told.stale.append(Skipped(str(self._directory.root / kind), f"{kind} root is a symlink"))
-                    continue
-                looks = self._directory.looks(kind) if only is None else self._some(kind, only.get(kind, set()))
-                for id, look in looks:
-                    self._sort(kind, id, look, found, told)
-            except OSError as error:
-                told.stale.append(Skipped(str(self._directory.root / kind), str(error.strerror)))
-        return found
-
-    def _some(self, kind: str, ids: Iterable[str]) -> Iterable[tuple[str, Look | OSError]]:
-        for id in sorted(ids):
-            try:
-                yield id, self._directory.look(kind, id)
-            except OSError as error:
-                yield id, error
-
-    def _sort(self, kind: str, id: str, look: Look | OSError, found: list[Read], told: Imported) -> None:
-        path = str(self._directory.root / kind / id / RECORD)
-        if isinstance(look, OSError):
-            told.stale.append(Skipped(path, f"record.json cannot be read: {look.strerror}"))
-        elif look.found == "nothing":
-            pass  # taken away meanwhile
-        elif look.found != "record":
-            self._read.pop((kind, id), None)
-            told.stale.append(Skipped(path, _WHY[look.found]))
-        elif self._read.get((kind, id)) != look.data:
-            found.append((kind, id, look.data))
-        else:
-            told.unchanged += 1
-
-    async def _known(self, only: Mapping[str, set[str]] | None) -> dict[str, Entry]:
+    async def _known(self, only: Ids | None) -> dict[str, Entry]:
         wanted = None if only is None else {id for ids in only.values() for id in ids}
         if wanted is None or len(wanted) > PAST:
             return {entry.id: entry for entry in await self._registry.list(exact=True)}
@@ -155,32 +106,34 @@ class Incoming:
                 found[id] = await self._registry.get(id)
         return found
 
-    async def _take(self, some: list[Read], known: dict[str, Entry], told: Imported) -> None:
+    async def _take(self, some: list[Found], known: dict[str, Entry], told: Imported) -> None:
         now = datetime.now(UTC)
         new: list[tuple[Read, dict[str, Any]]] = []
-        left = await self._left([id for _, id, _ in some if id not in known and not wrong_with(id, "agent_id")])
+        left = await self._left([one.id for one in some if isinstance(one, Read) and one.id not in known])
         for one in some:
-            kind, id, data = one
-            try:
-                record = self._record(kind, id, data)
-                check_secrets(record)
-                if left.get(id) == record.generation_id:
-                    raise Invalid(
-                        f"generation `{record.generation_id}` left the roll; remove the record, or relaunch it"
-                    )
-                done = await self._step(record, known.get(id), now, told)
-            except Unavailable:
-                raise
-            except RollcallError as error:
-                if error.code == "invalid":
-                    told.stale.append(Skipped(str(self._directory.path(kind, id)), error.message))
-                else:
+            match one:
+                case Same():
+                    told.unchanged += 1
+                case Skipped():
+                    told.stale.append(one)
+                case Misplaced(id, error):
                     told.refused.append(Refused(id, error.code, error.message))
-                continue
-            if done is None:
-                self._read[kind, id] = data
-            else:
-                new.append((one, done))
+                case Read(kind, id, data, record):
+                    try:
+                        if left.get(id) == record.generation_id:
+                            raise Invalid(f"generation `{left[id]}` left the roll; remove the record, or start it anew")
+                        fields = await self._step(record, known.get(id), now, told)
+                    except Invalid as error:
+                        told.stale.append(Skipped(self._reading.path(kind, id), error.message))
+                    except Unavailable:
+                        raise
+                    except RollcallError as error:
+                        told.refused.append(Refused(id, error.code, error.message))
+                    else:
+                        if fields is None:
+                            self._reading.taken_in[kind, id] = data
+                        else:
+                            new.append((one, fields))
         await self._register(new, told)
 
     async def _left(self, ids: list[str]) -> dict[str, str]:
@@ -197,41 +150,33 @@ class Incoming:
 
         return dict(await asyncio.gather(*map(last, ids)))
 
-    def _record(self, kind: str, id: str, data: bytes) -> LocalRecord | ExternalRecord:
-        path = str(self._directory.path(kind, id))
-        record = read_local(data, path) if kind == places.LOCAL else read_external(data, path)
-        own = record.agent_id if isinstance(record, LocalRecord) else record.external_agent_id
-        if own != id:
-            raise Conflict(f"the record in {path} is of {own!r}; its directory must bear its id")
-        return record
-
     async def _step(
         self, record: LocalRecord | ExternalRecord, entry: Entry | None, now: datetime, told: Imported
     ) -> dict[str, Any] | None:
         """Does what a record asks; what is to be registered is given back, to be sent with others."""
         if isinstance(record, ExternalRecord):
             asked: Asks | Stale = external_asks(record, entry)
-            fields = external_fields(record)
         else:
             asked = asks(record, entry, (), now)
             if entry is not None and asked not in (Asks.NOTHING, Asks.RENEW):
                 asked = asks(record, entry, await self._past(entry), now)
-            fields = fields_of(record, entry, now)
         match asked:
             case Stale(why):
-                told.stale.append(Skipped(str(self._directory.path(places.LOCAL, fields["id"])), why))
+                raise Invalid(why)
             case Asks.NOTHING:
                 told.unchanged += 1
-            case Asks.REGISTER:
-                return fields
-            case Asks.RENEW | Asks.UPDATE if entry is not None and isinstance(record, LocalRecord):
-                patch = patch_of(record, entry, now)
-                alive = fresh(record, now)
-                await self._registry.update(entry.role, entry.id, patch, expected=entry.revision, beat=alive)
-                told.updated += 1
-            case _ if entry is not None:
-                await self._take_over(entry, fields)
-                told.updated += 1
+                return None
+        check_secrets(record)
+        if entry is None:
+            return fields_of(record, None, now) if isinstance(record, LocalRecord) else external_fields(record)
+        if isinstance(record, LocalRecord) and asked is not Asks.TAKE_OVER:
+            patch, alive = patch_of(record, entry, now), fresh(record, now)
+            await self._registry.update(entry.role, entry.id, patch, expected=entry.revision, beat=alive)
+        elif isinstance(record, LocalRecord):
+            await self._take_over(entry, fields_of(record, entry, now))
+        else:
+            await self._take_over(entry, external_fields(record))
+        told.updated += 1
         return None
 
     async def _past(self, entry: Entry) -> list[Entry]:
@@ -250,13 +195,13 @@ class Incoming:
 
     async def _register(self, new: list[tuple[Read, dict[str, Any]]], told: Imported) -> None:
         outcomes = await self._registry.register_many([fields for _, fields in new], mode=Mode.CREATE, timeout=30)
-        for ((kind, id, data), _), outcome in zip(new, outcomes, strict=True):
+        for (one, _), outcome in zip(new, outcomes, strict=True):
             if isinstance(outcome, Unavailable):
                 raise outcome
             if isinstance(outcome, RollcallError):
-                told.refused.append(Refused(id, outcome.code, outcome.message))
+                told.refused.append(Refused(one.id, outcome.code, outcome.message))
             else:
-                self._read[kind, id] = data
+                self._reading.taken_in[one.kind, one.id] = one.data
                 told.registered += 1
 
     def news_of(self, told: Imported) -> Imported:
@@ -268,8 +213,8 @@ class Incoming:
 
     async def vanished(self, told: Imported) -> None:
         """Deregisters agents of the directory whose records were taken away."""
-        gone = await asyncio.to_thread(self._vanished)
-        if len(gone) > max(AT_LEAST, BELIEVED * len(self._read)):
+        gone = await asyncio.to_thread(self._reading.vanished)
+        if len(gone) > max(AT_LEAST, BELIEVED * len(self._reading.taken_in)):
             log.warning(
                 "very many records vanished at once; nobody is deregistered for that",
                 records=len(gone),
@@ -277,26 +222,19 @@ class Incoming:
             )
             return
         for kind, id in gone:
-            data = self._read.pop((kind, id))
+            data = self._reading.taken_in.pop((kind, id))
             with contextlib.suppress(NotFound):
                 entry = await self._registry.get(id)
-                record = self._record(kind, id, data)
+                record = self._reading.record(kind, id, data)
                 # An agent that only was mirrored there lives on; its file comes back.
                 if entry.owner == OWNER + record.generation_id == OWNER + generation_of(entry):
                     reason = "its record was removed from the registry directory"
                     await self._registry.deregister(entry.role, id, incarnation=entry.incarnation, reason=reason)
                     told.deregistered += 1
 
-    def _vanished(self) -> list[tuple[str, str]]:
-        """Of what was read before, what is there no more; nothing where a whole directory is gone."""
-        gone = []
-        for kind in (places.LOCAL, places.EXTERNAL):
-            known = [id for one, id in self._read if one == kind]
-            if not known or self._directory.is_link(kind) or not (self._directory.root / kind).is_dir():
-                continue
-            there = set(self._directory.ids(kind))
-            gone += [(kind, id) for id in known if id not in there]
-        return gone
+
+def _next(found: Iterator[Found]) -> list[Found]:
+    return list(islice(found, AT_ONCE))
 
 
 def as_entry(record: Any, revision: int) -> Entry:  # Any: a Record of a change

@@ -20,7 +20,16 @@ from enum import Enum
 from msgspec import Struct
 
 from rollcall import Conflict, Entry
-from rollcall.faces.files.houmao.mapping import SLACK, Inexpressible, express, generation_of, kept, kept_external
+from rollcall.faces.files.houmao.mapping import (
+    DIALECT,
+    SLACK,
+    Inexpressible,
+    express,
+    generation_of,
+    kept,
+    kept_external,
+    section,
+)
 from rollcall.faces.files.houmao.ownership import conflict, fresh
 from rollcall.faces.files.houmao.publish import same_but_lease
 from rollcall.faces.files.houmao.record import LIVE_STATES, ExternalRecord, LocalRecord, time_of
@@ -53,9 +62,9 @@ def asks(record: LocalRecord, entry: Entry | None, past: Iterable[Entry], now: d
     over = record.lifecycle.state in LIVE_STATES and not fresh(record, now)
     if entry is None:
         return Stale(STALE_LEASE) if over else Asks.REGISTER
-    taken_in, shown = kept(entry), _expressed(entry, now)
-    if taken_in == record:
+    if entry.extensions.get(DIALECT) == section(record):
         return Asks.NOTHING
+    taken_in, shown = kept(entry), _expressed(entry, now)
     known = [one for one in (shown, taken_in) if one is not None]
     if any(same_but_lease(one, record) for one in known):
         return Asks.RENEW if not over and _lasts_longer(record, known) else Asks.NOTHING
