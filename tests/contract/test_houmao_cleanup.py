@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from rollcall.faces.files.houmao import cleanup as module
-from rollcall.faces.files.houmao.cleanup import Probe, clean, tmux_sessions
+from rollcall.faces.files.houmao.cleanup import Probe, clean, judged, tmux_sessions
 from rollcall.faces.files.houmao.directory import Directory
 from tests.contract.houmao import (
     FILESYSTEM,
@@ -51,7 +51,8 @@ def files(tmp_path):
 
 
 def cleaned(files: Files, probe: Probe = NO_PROBE, *, grace: timedelta = GRACE, dry_run: bool = False) -> Document:
-    return clean(Directory(files.root), NOW, grace, probe, dry_run=dry_run)
+    directory = Directory(files.root)
+    return clean(directory, list(judged(directory, NOW, grace, probe)), grace, probe, dry_run=dry_run)
 
 
 def reasons(told: Document) -> dict[str, tuple[str, str]]:
@@ -342,6 +343,7 @@ def tmux(tmp_path, monkeypatch):
         "printf 'a-1\\nwith space\\n'": {"a-1", "with space"},
         "echo 'no server running on /tmp/tmux-0/default' >&2; exit 1": set(),
         "echo 'error connecting to /tmp/tmux-0/default (No such file or directory)' >&2; exit 1": set(),
+        "echo 'error connecting to /tmp/tmux-0/default (Permission denied)' >&2; exit 1": None,
         "echo 'permission denied' >&2; exit 1": None,
         "exit 127": None,
     }.items(),

@@ -1,7 +1,7 @@
 """houmao, section 9: the registry routes of the passive server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -39,8 +39,8 @@ async def core(bus):
         yield registry
 
 
-def client(core: Registry, *tokens: Token) -> httpx.AsyncClient:
-    app = Houmao(core, Access(tokens)).app()
+def client(core: Registry, *tokens: Token, end: Callable[[], None] | None = None) -> httpx.AsyncClient:
+    app = Houmao(core, Access(tokens), end).app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9891")
 
 
@@ -331,9 +331,20 @@ async def test_a_route_that_is_not_there(http):
 
 
 async def test_the_server_is_shut_down_only_by_whoever_may(core):
-    async with client(core, Token("for-readers", Scope.READ)) as http:
-        for headers in ({}, {"Authorization": "Bearer for-readers"}):
-            assert (await http.post("/houmao/server/shutdown", headers=headers)).status_code in (401, 403)
+    ended: list[bool] = []
+    tokens = (Token("for-readers", Scope.READ), Token("for-admins", Scope.ADMIN))
+    async with client(core, *tokens, end=lambda: ended.append(True)) as http:
+
+        async def shut_down(token: str) -> httpx.Response:
+            return await http.post("/houmao/server/shutdown", headers={"Authorization": f"Bearer {token}"})
+
+        for token in ("", "wrong", "for-readers"):
+            assert (await shut_down(token)).status_code in (401, 403)
+        assert ended == []
+        answer = await shut_down("for-admins")
+
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        await eventually(lambda: ended == [True], what="ended")
 
 
 async def test_a_server_of_the_dialect(core, bus, tmp_path):
