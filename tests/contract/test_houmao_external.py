@@ -296,11 +296,34 @@ async def test_a_secret_in_a_reference_is_refused(core, register, remote):
     assert list(await core.list()) == []
 
 
-async def test_with_a_gateway_expected_it_is_told_whether_there_is_one(register, remote):
+GATEWAY = {"host": "127.0.0.1", "port": 43123, "protocol_version": "v1"}
+GATEWAYS = {
+    "one": (200, {"status": "live_with_gateway", "gateway": GATEWAY}, {"gateway_available": True, "gateway": GATEWAY}),
+    "none": (200, {"status": "live_without_gateway", "gateway": None}, {"gateway_available": False}),
+    "no answer": (500, "oops", {"gateway_available": False}),
+    "no such route": (404, {"detail": "Not Found"}, {"gateway_available": False}),
+}
+
+
+@pytest.mark.parametrize(("status", "said", "gateway"), GATEWAYS.values(), ids=GATEWAYS)
+async def test_with_a_gateway_expected_it_is_told_whether_there_is_one(core, register, remote, status, said, gateway):
+    remote.knows("gpu-1/resolve", said, status)
+
     told = await register(gateway=True)
 
     assert told["external_agent"]["gateway_expected"] is True
-    assert isinstance(told["gateway_available"], bool)
+    assert {name: value for name, value in told.items() if name.startswith("gateway")} == gateway
+    again = await external.verify(core, name="far")
+    assert {name: value for name, value in again.items() if name.startswith("gateway")} == gateway
+
+
+async def test_without_a_gateway_expected_none_is_told(register, remote):
+    remote.knows("gpu-1/resolve", {"gateway": GATEWAY})
+
+    told = await register()
+
+    assert told.keys() == {"action", "external_agent"}
+    assert remote.asked == [("GET", "/houmao/agents/gpu-1")]
 
 
 # --- list, get --------------------------------------------------------------------------------------------------------

@@ -372,6 +372,8 @@ async def test_the_commands_of_an_ambiguous_name(core, run):
         assert "Local managed-agent resolution is ambiguous for --agent-name `gpu` (friendly name)." in said
         assert "- agent_id=a agent_name=gpu lifecycle_state=active tmux_session_name=gpu-1777888800000" in said
         assert "Retry with `--agent-id <id>`." in said
+        if "--json" in command:
+            assert [one["agent_id"] for one in json.loads(out)["candidates"]] == ["a", "b"]
 
 
 async def test_the_command_that_resolves(core, run):
@@ -389,9 +391,11 @@ async def test_the_command_that_resolves(core, run):
     assert (code, told["status"], told["agent_id"]) == (1, "unknown", None)
 
 
-@pytest.mark.parametrize(("state", "next_step"), {"stopped": "relaunch", "retired": "retired"}.items())
+@pytest.mark.parametrize(
+    ("state", "next_step"), {"stopped": "relaunch", "retired": "retired", "relaunching": "again later"}.items()
+)
 async def test_the_command_that_resolves_an_inactive_agent_says_so(core, run, state, next_step):
-    await put(core, document(state))
+    await put(core, today(document(state)))
 
     _, out, err = await run("resolve", "gpu")
 
