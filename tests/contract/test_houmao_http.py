@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from rollcall import Registry
 from rollcall.core import codec
@@ -30,13 +31,23 @@ from tests.contract.houmao import (
 )
 from tests.contract.noa import Listening
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 POINTERS = {"manifest_path": "/run/m.json", "tmux_session_name": "w-1"}
 
 
-@pytest.fixture
-async def core(bus):
-    async with bus.served() as registry:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(realm):
+    async with realm.served() as registry:
         yield registry
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def core(served):
+    """One registry for all tests here; each finds it empty."""
+    yield served
+    for entry in await served.list(exact=True):
+        await served.deregister(entry.role, entry.id)
 
 
 def client(core: Registry, *tokens: Token, end: Callable[[], None] | None = None) -> httpx.AsyncClient:
@@ -44,7 +55,7 @@ def client(core: Registry, *tokens: Token, end: Callable[[], None] | None = None
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9891")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(core) -> AsyncIterator[httpx.AsyncClient]:
     async with client(core) as one:
         yield one
@@ -347,9 +358,9 @@ async def test_the_server_is_shut_down_only_by_whoever_may(core):
         await eventually(lambda: ended == [True], what="ended")
 
 
-async def test_a_server_of_the_dialect(core, bus, tmp_path):
+async def test_a_server_of_the_dialect(core, realm, tmp_path):
     await put(core, of := today(document()))
-    with Listening(tmp_path, bus.url, "--realm", bus.realm, dialects=("houmao", "all")) as listening:
+    with Listening(tmp_path, realm.url, "--realm", realm.realm, dialects=("houmao", "all")) as listening:
         alone, together = await asyncio.to_thread(lambda: [one["url"] for one in listening.told])
         async with httpx.AsyncClient() as http:
             for url in (alone, together):
@@ -365,7 +376,7 @@ async def test_a_server_of_the_dialect(core, bus, tmp_path):
         assert await asyncio.to_thread(listening.process.popen.wait, 15) == 0
 
 
-def test_the_server_listens_where_the_original_does():
+async def test_the_server_listens_where_the_original_does():
     assert default_address(Dialect.HOUMAO, Environment()) == "127.0.0.1:9891"
 
 
