@@ -58,7 +58,7 @@ def files(tmp_path):
 
 def cleaned(files: Files, probe: Probe = NO_PROBE, *, grace: timedelta = GRACE, dry_run: bool = False) -> Document:
     directory = Directory(files.root)
-    return clean(directory, list(judged(directory, NOW, grace, probe)), grace, probe, dry_run=dry_run)
+    return clean(directory, judged(directory, NOW, grace, probe), grace, probe, dry_run=dry_run)
 
 
 def reasons(told: Document) -> dict[str, tuple[str, str]]:

@@ -57,6 +57,8 @@ class Look(Struct, frozen=True):
 
     found: Found
     data: bytes = b""
+    modified: float = 0.0
+    """When the file was written last, in seconds since 1970."""
 
 
 class Directory:
@@ -236,12 +238,13 @@ def _record(place: int) -> Look:
             return Look("record link")
         error.filename = error.filename or RECORD
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         return Look("missing")
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(LARGEST + 1)
-    return Look("record", data) if len(data) <= LARGEST else Look("too large")
+    return Look("record", data, status.st_mtime) if len(data) <= LARGEST else Look("too large")
 
 
 def _has_record(id: str, top: int) -> bool:

@@ -14,9 +14,9 @@ from rollcall.core.instants import Seconds, instant
 from rollcall.core.records import ENDINGS, EXTERNAL, Change, Record
 from rollcall.faces.files.houmao import directory as places
 from rollcall.faces.files.houmao.directory import Directory
-from rollcall.faces.files.houmao.mapping import Ended, express, express_external, generation_of, time_in
+from rollcall.faces.files.houmao.mapping import Ended, express, express_external, generation_of, kept, time_in
 from rollcall.faces.files.houmao.ownership import LEASE
-from rollcall.faces.files.houmao.publish import publish, publish_external, withdraw
+from rollcall.faces.files.houmao.publish import Since, publish, publish_external, withdraw
 
 LOOK_EVERY: Seconds = 5.0
 """How often leases are renewed in the files, and files that went away are looked for."""
@@ -59,7 +59,7 @@ def _write(directory: Directory, entry: Entry, now: datetime, told: Exported) ->
         if entry.origin == EXTERNAL:
             new = publish_external(directory, express_external(entry))
         else:
-            new = publish(directory, express(entry, now), now, time_in(entry.updated_at))
+            new = publish(directory, express(entry, now), now, Since(time_in(entry.updated_at), kept(entry)))
         told.written += new
         told.unchanged += not new
     except Ended as error:

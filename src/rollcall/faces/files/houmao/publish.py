@@ -3,6 +3,7 @@
 from datetime import datetime
 
 import structlog
+from msgspec import Struct
 
 from rollcall import Conflict, Invalid, Unavailable
 from rollcall.faces.files.houmao.directory import EXTERNAL, LOCAL, Directory
@@ -20,8 +21,15 @@ from rollcall.faces.files.houmao.secrets import secret_in
 log = structlog.get_logger(__name__)
 
 
-def publish(directory: Directory, record: LocalRecord, now: datetime, known_at: datetime | None = None) -> bool:
-    """Brings a record into its file; whether that had to be written. `known_at` is how new what it says is.
+class Since(Struct, frozen=True):
+    """How new it is what the roll says: changed when, and what was taken in from the directory before."""
+
+    at: datetime
+    taken_in: LocalRecord | None = None
+
+
+def publish(directory: Directory, record: LocalRecord, now: datetime, since: Since | None = None) -> bool:
+    """Brings a record into its file; whether that had to be written. `since` says how new it is.
 
     Raises:
         Invalid: it claims a life whose lease is over, or carries what looks like a secret.
@@ -31,7 +39,8 @@ def publish(directory: Directory, record: LocalRecord, now: datetime, known_at: 
     """
     id = record.agent_id
     check_lease(record, now)
-    held = directory.read(LOCAL, id)
+    look = directory.look(LOCAL, id)
+    held = look.data if look.found == "record" else None
     stored = _readable(directory, held, id)
     _check(conflict(stored, record, now))
     if stored is not None and stored.agent_name != record.agent_name:
@@ -43,11 +52,8 @@ def publish(directory: Directory, record: LocalRecord, now: datetime, known_at: 
     data = written(record)
     if held == data or (stored is not None and lasts_as_well(stored, record, now)):
         return False
-    if stored is not None and known_at is not None and _is_newer(stored, record, known_at):
-        raise Conflict(
-            f"its record says since {stored.lifecycle.state_updated_at} that it is {stored.lifecycle.state}, which is "
-            "newer than the roll; `rollcall files import` or `watch` takes that in"
-        )
+    if stored is not None and since is not None and _is_newer(stored, look.modified, record, since):
+        raise Conflict("its record was changed since; `rollcall files import` or `watch` takes that in")
     directory.write(LOCAL, id, data)
     after = directory.read(LOCAL, id)
     if after is None:
@@ -149,14 +155,17 @@ def same_but_lease(one: LocalRecord, other: LocalRecord) -> bool:
     return one.model_copy(update={"liveness": None}) == other.model_copy(update={"liveness": None})
 
 
-def _is_newer(stored: LocalRecord, record: LocalRecord, known_at: datetime) -> bool:
-    """Whether somebody else has changed the state of the same generation since; that it is lost, only we say."""
-    return (
-        stored.generation_id == record.generation_id
-        and stored.lifecycle.state != record.lifecycle.state
-        and stored.lifecycle.stop_reason != LOST
-        and time_of(stored.lifecycle.state_updated_at) > known_at
-    )
+def _is_newer(stored: LocalRecord, modified: float, record: LocalRecord, since: Since) -> bool:
+    """Whether somebody else has changed a record of the same generation, and the roll does not know yet.
+
+    That an agent is lost, only we say.
+    """
+    if stored.generation_id != record.generation_id or stored.lifecycle.stop_reason == LOST:
+        return False
+    if stored.lifecycle.state != record.lifecycle.state:
+        return time_of(stored.lifecycle.state_updated_at) > since.at
+    unchanged_here = since.taken_in is not None and same_but_lease(record, since.taken_in)
+    return unchanged_here and not same_but_lease(stored, record) and modified > since.at.timestamp()
 
 
 def _readable(directory: Directory, data: bytes | None, id: str) -> LocalRecord | None:
