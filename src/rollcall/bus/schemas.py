@@ -239,6 +239,7 @@ _BY_HAND: dict[str, Json] = {
         restored=_WHOLE,
         unchanged=_WHOLE,
         conflicts=_list(_ANYTHING),
+        refused=_list(_ANYTHING),
         dry_run=_FLAG,
         epoch=_TEXT,
         pending=_list(_ANYTHING),

@@ -28,7 +28,8 @@ async def restore(
 ) -> dict[str, Any]:
     """Registers again whoever of a backup is not on the roll, under a new epoch; whoever is there stays as it is.
 
-    Says how many are ``restored`` and ``unchanged``, and of whom something else is there (``conflicts``).
+    Says how many are ``restored`` and ``unchanged``, of whom something else is there (``conflicts``), and who is
+    ``refused`` because nothing proves whose it is.
 
     Raises:
         Unauthorized: only operators may, and this connection is none.
@@ -45,7 +46,7 @@ async def restore(
         )
         advance(len(part))
     if told["restored"] and not dry_run:
-        told["epoch"] = await _another_epoch(registry, told["epoch"])
+        told["epoch"] = await _another_epoch(registry, told["epoch"], upload)
     return told
 
 
@@ -62,14 +63,17 @@ def _parts(places: Sequence[Place]) -> Iterator[list[Place]]:
     yield part
 
 
-async def _another_epoch(registry: Registry, before: str) -> str:
+async def _another_epoch(registry: Registry, before: str, upload: str) -> str:
+    """Waits until the roll was made anew with this backup; says its epoch."""
     deadline = time.monotonic() + DONE_WITHIN
     while time.monotonic() < deadline:
         try:
             info = await registry.info()
-            if info["epoch"] > before and info["leader"]:
-                return str(info["epoch"])
         except Unavailable:
-            pass  # who answers is busy with it
+            info = {"epoch": before, "leader": ""}  # who answers is busy with it
+        if info["epoch"] > before and info["leader"]:
+            if upload in (info["healed"] or {}).get("why", ""):
+                return str(info["epoch"])
+            break
         await asyncio.sleep(LOOK_EVERY)
-    raise Unavailable("the backup was taken in, and the roll was not made anew with it; look at it, and restore again")
+    raise Unavailable("the roll was not made anew with this backup: who led ended in the midst of it; restore again")

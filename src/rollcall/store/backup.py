@@ -67,6 +67,8 @@ def back_up(snapshot: Path, to: Path, *, realm: str, now: Milliseconds) -> Made:
         made = _copied(snapshot, scratch, realm, now)
         scratch.replace(to)
     except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            raise Misconfigured(f"{snapshot} is no snapshot: {error}") from error
         raise Unavailable(f"{snapshot} cannot be copied to {to}: {error}; see to the disk, then try again") from error
     except sqlite3.DatabaseError as error:
         raise Misconfigured(f"{snapshot} is no snapshot, or damaged: {error}") from error
@@ -91,7 +93,8 @@ def read_backup(path: Path) -> tuple[Made, list[Place]]:
             if found != "ok":
                 raise Invalid(f"{path} is corrupt: {found}; nothing was restored")
             return _whole(connection, path)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, ValueError) as error:
+        # Even the names of columns may be beyond UTF-8.
         raise Invalid(f"{path} is no backup, or corrupt: {error}; nothing was restored") from error
 
 

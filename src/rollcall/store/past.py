@@ -25,7 +25,7 @@ _STANDING = (
     f" WHERE kind NOT IN ({ENDING_WORDS}) AND (:role = '' OR role = :role) ORDER BY id"
 )
 
-_KNOWN = "SELECT epoch, begins, began_at, ends, whole FROM states"
+_KNOWN = "SELECT epoch, begins, began_at, ends, ended_at FROM states"
 
 
 class Moment(Struct, frozen=True, order=True):
@@ -37,16 +37,13 @@ class Moment(Struct, frozen=True, order=True):
 
 
 class Known(Struct, frozen=True, order=True):
-    """Which states of an epoch are known: from `begins` to `ends`, or on and on while that is None.
-
-    An epoch that is over is `whole` if nothing came after `ends`.
-    """
+    """Which states of an epoch are known: from `begins` to `ends`, and until `ended_at`; on and on while these are None."""
 
     epoch: str
     begins: int
     began_at: Milliseconds
     ends: int | None
-    whole: int
+    ended_at: Milliseconds | None
 
     def has(self, revision: int) -> bool:
         """Whether the state after a revision is known."""
@@ -69,17 +66,14 @@ class Past:
         """The state at a time; None when it is not known."""
         with self._reading() as connection:
             known = max((one for one in _known(connection) if one.began_at <= at), default=None)
-            if known is None:
+            if known is None or (known.ended_at is not None and at >= known.ended_at):
                 return None
             found = connection.execute(
                 "SELECT revision, at FROM changes WHERE epoch = ? AND revision > ? AND at <= ?"
                 " ORDER BY revision DESC LIMIT 1",
                 (known.epoch, known.begins, at),
             ).fetchone()
-            moment = Moment(known.epoch, *(found or (known.begins, known.began_at)))
-            over = known.ends is not None and moment.revision >= _last(connection, known)
-            # What came after the end of what was heard of an epoch, nobody here knows.
-            return None if over and not known.whole and at > moment.at else moment
+            return Moment(known.epoch, *(found or (known.begins, known.began_at)))
 
     def at_revision(self, epoch: str, revision: int) -> Moment | None:
         """The state after a revision; without an epoch, of the roll that had it: a revision never comes back.
@@ -130,11 +124,6 @@ class Past:
 
 def _known(connection: sqlite3.Connection) -> list[Known]:
     return [Known(*row) for row in connection.execute(_KNOWN)]
-
-
-def _last(connection: sqlite3.Connection, known: Known) -> int:
-    found = connection.execute("SELECT max(revision) FROM changes WHERE epoch = ?", (known.epoch,)).fetchone()[0]
-    return max(known.begins, found or 0)
 
 
 def _ids(connection: sqlite3.Connection, epoch: str, after: str, limit: int) -> list[str]:

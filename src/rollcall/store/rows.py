@@ -72,6 +72,14 @@ BURY = (
 DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
 INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
 
+REBASE = (
+    "DELETE FROM bases WHERE epoch = :epoch",
+    "INSERT INTO bases (epoch, id, role, revision, kind, at, record)"
+    " SELECT :epoch, id, role, revision, kind, at, record FROM agents",
+    "INSERT OR REPLACE INTO states (epoch, begins, began_at) VALUES (:epoch, :revision, :at)",
+)
+"""States of a roll are known from the present one on."""
+
 ENDING_WORDS = ", ".join(repr(str(kind)) for kind in sorted(ENDINGS))
 
 INSERT_BASE = (
@@ -136,9 +144,10 @@ def prepared(batch: Sequence[Folded]) -> Prepared:
     return Prepared(statements, last.epoch, last.revision)
 
 
-def whole(places: Sequence[Folded], epoch: str, revision: int) -> Prepared:
-    """The statements that fill an empty file with the places of a roll; how they came about is not told."""
+def whole(places: Sequence[Folded], epoch: str, revision: int, told: Sequence[Folded] = ()) -> Prepared:
+    """The statements that fill an empty file with the places of a roll; of `told` ones the last change is history."""
     cells: list[tuple[str, Sequence[object]]] = [
+        (INSERT_CHANGE, [change_row(folded) for folded in told]),
         (INSERT_BASE, [base_row(folded) for folded in places if folded.change.kind not in ENDINGS]),
         (UPSERT_AGENT, [agent_row(folded) for folded in places if folded.change.kind not in ENDINGS]),
         (

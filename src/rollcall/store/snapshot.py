@@ -131,17 +131,19 @@ class Snapshot:
         ):
             yield Kept(rows.place(kind, revision, at, record))
 
-    def become(self, roll: Prepared, *, horizon: int, at: Milliseconds, whole: bool = False) -> None:
+    def become(self, roll: Prepared, *, horizon: int, at: Milliseconds, ended_at: Milliseconds | None = None) -> None:
         """Holds another roll from now on, in one transaction; the changes of earlier ones stay.
 
-        Its own changes are complete only after `horizon`; its states are known from `at` on. The earlier roll is
-        `whole` here if nothing came after what was folded of it.
+        Its own changes are complete only after `horizon`; its states are known from `at` on. Of the earlier roll it is
+        known what it was until `ended_at`; None where it may have gone on after what was folded of it.
         """
         with self._writing():
             known = self.position()
             self._connection.execute(
-                "UPDATE states SET ends = ?, whole = ? WHERE epoch = ? AND epoch != ?",
-                (known.revision, int(whole), known.epoch, roll.epoch),
+                "UPDATE states SET ends = :revision, ended_at = coalesce(:ended_at,"
+                " (SELECT max(at) + 1 FROM changes WHERE epoch = :epoch), began_at)"
+                " WHERE epoch = :epoch AND epoch != :next",
+                {"revision": known.revision, "ended_at": ended_at, "epoch": known.epoch, "next": roll.epoch},
             )
             for table in ("agents", "tombstones", "capabilities"):
                 self._connection.execute(f"DELETE FROM {table}")
@@ -153,11 +155,17 @@ class Snapshot:
                 (roll.epoch, roll.revision, at),
             )
 
-    def rebase(self) -> None:
-        """States of the roll are known from the present one on: what came before was not all seen."""
+    def rebase(self, revision: int, at: Milliseconds) -> None:
+        """States of the roll are known from the present one on: what came before `revision` was not all seen."""
         with self._writing():
-            for statement in schema.REBASE:
-                self._connection.execute(statement)
+            asked = {"epoch": self.position().epoch, "revision": revision, "at": at}
+            for statement in rows.REBASE:
+                self._connection.execute(statement, asked)
+
+    def doubtful(self) -> bool:
+        """Whether of the roll that is held no state is known."""
+        known = self._connection.execute("SELECT count(*) FROM states WHERE epoch = ?", (self.position().epoch,))
+        return bool(known.fetchone()[0] == 0)
 
     def doubt(self, epoch: str) -> None:
         """Not everything that happened was seen: of no state is it sure before the next `rebase`."""

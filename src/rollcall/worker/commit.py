@@ -66,14 +66,16 @@ class Committer:
         if not reached.done() or reached.cancelled():
             raise Unavailable(f"{self.trouble or 'the disk takes nothing'}; ask again, another worker may answer")
 
-    async def become(self, roll: Prepared, *, horizon: int, at: Milliseconds, whole: bool = False) -> None:
+    async def become(
+        self, roll: Prepared, *, horizon: int, at: Milliseconds, ended_at: Milliseconds | None = None
+    ) -> None:
         """Holds another roll from now on.
 
         Raises:
             Unavailable: the disk takes nothing.
         """
         await self.settled()
-        await self.call(self.snapshot.become, roll, horizon=horizon, at=at, whole=whole)
+        await self.call(self.snapshot.become, roll, horizon=horizon, at=at, ended_at=ended_at)
         self.start(roll.revision)
 
     async def has_room(self) -> None:

@@ -18,7 +18,7 @@ from rollcall.bus.subjects import Subjects, key
 from rollcall.core.errors import Unavailable
 from rollcall.core.healing import Found, Standing, Verdict, began, is_news, missed_since, verdict
 from rollcall.core.instants import Milliseconds, Seconds
-from rollcall.core.records import Change, Place
+from rollcall.core.records import ENDINGS, Change, Place
 from rollcall.store.rows import Folded, whole
 from rollcall.worker.commit import Committer
 from rollcall.worker.ground import Ground
@@ -75,6 +75,7 @@ class Folding:
 
     async def run(self) -> None:
         """Folds until cancelled, whatever becomes of the roll."""
+        self._doubtful = await self._committer.call(self._committer.snapshot.doubtful)
         while True:
             try:
                 await self._follow()
@@ -160,6 +161,9 @@ class Folding:
                     await self._on_fold(change)
                 self._newest = (stored.seq, stored.at)
                 self._roster.progress.advance(stored.seq)
+            if self._follower.upto > self._roster.revision:
+                # What stood there at the end came and went while nobody here listened.
+                await self._doubt(self._follower.upto)
             self._roster.progress.advance(self._follower.upto)
             self._settle()
             await self._trust_states()
@@ -186,7 +190,8 @@ class Folding:
             return
         try:
             await self._committer.settled()
-            await self._committer.call(self._committer.snapshot.rebase)
+            now = self._roster.clock.wall()
+            await self._committer.call(self._committer.snapshot.rebase, self._roster.revision, now)
             self._doubtful = False
         except Unavailable as error:
             log.debug("states of the past are not known yet", error=str(error))
@@ -249,10 +254,14 @@ class Folding:
         places = [Place(one.change.record, one.change.revision, one.change.kind, one.change.at) for one in folded]
         log.warning("changes over to another roll", why=why, agents=len(places), offers=len(news), epoch=state.epoch)
         # On disk first: what cannot be kept is not known either.
+        told = _told(mine, folded)
         # How it came to what it is between its beginning and now was not read.
-        ended = any(one.epoch == known.epoch and one.revision <= known.revision for one in state.healings[-1:])
+        healed_here = any(one.epoch == known.epoch and one.revision <= known.revision for one in state.healings[-1:])
+        ended_at = began(state.epoch) if healed_here else None
         at = max((one.change.at for one in folded), default=began(state.epoch))
-        await self._committer.become(whole(folded, state.epoch, revision), horizon=revision, at=at, whole=ended)
+        await self._committer.become(
+            whole(folded, state.epoch, revision, told), horizon=revision, at=at, ended_at=ended_at
+        )
         self._roster.become(state.epoch, revision, places, state.healings)
         self._newest = max(((one.change.revision, one.change.at) for one in folded), default=(0, 0))
         await self._offer(news, known)
@@ -298,10 +307,24 @@ class Folding:
                 gap = stored.seq - 1
             expected = stored.seq + 1
         if gap:
-            await self._committer.call(self._committer.snapshot.start_history, self._roster.epoch, gap)
-            # Whose changes they were is known when everything after them is: until then no state is sure.
-            await self._committer.call(self._committer.snapshot.doubt, self._roster.epoch)
-            self._doubtful = True
+            await self._doubt(gap)
+
+    async def _doubt(self, upto: int) -> None:
+        """Changes up to a revision are missing. Whose they were is known when everything after them is."""
+        await self._committer.call(self._committer.snapshot.start_history, self._roster.epoch, upto)
+        await self._committer.call(self._committer.snapshot.doubt, self._roster.epoch)
+        self._doubtful = True
+
+
+def _told(mine: list[Place], folded: list[Folded]) -> list[Folded]:
+    """What another roll says of an agent that is not what was known: that belongs to its history."""
+    known = {place.record.id: place for place in mine}
+
+    def same(one: Folded) -> bool:
+        held = known.get(one.change.id)
+        return held is not None and (held.gone, held.record) == (one.change.kind in ENDINGS, one.change.record)
+
+    return [one for one in folded if not same(one)]
 
 
 def _news(mine: list[Place], folded: list[Folded], since: Milliseconds) -> list[tuple[Place, int]]:

@@ -56,6 +56,11 @@ class Governing:
         self._decided: OrderedDict[bytes, tuple[Seconds, Denied | None]] = OrderedDict()
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
+    @property
+    def governs(self) -> bool:
+        """Whether anybody is ever asked."""
+        return self._judge is not None or bool(self._approve)
+
     def concerns(self, command: Asked) -> bool:
         """Whether somebody has to be asked about such a command."""
         return (self._judge is not None and self._judge.concerns(command)) or self._needs_approval(command)

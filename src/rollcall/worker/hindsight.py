@@ -69,7 +69,7 @@ class Hindsight:
                 self._past.standing, moment, role=query.role, id=query.id, after=query.cursor, limit=query.limit
             )
             begins = await self.begins()
-        agents, cut = self._fitting([change for change in found if view.sees(change.role)])
+        agents, cut = self._fitting([change for change in found if view.sees_agent(change.record)])
         after = agents[-1]["id"] if cut else following or None
         return self._answers.envelope(agents=agents, count=len(agents), next=after, asof=told(moment), begins=begins)
 

@@ -184,6 +184,11 @@ class Identity:
         """The public keys of the operators."""
         return sorted(self._operators)
 
+    @property
+    def must_sign(self) -> bool:
+        """Whether nothing that is unsigned happens."""
+        return self._settings.signatures == "required"
+
     def may_operate(self, key: str) -> bool:
         """Whether a key may ask for what operators do: any may, signed or not, while there are no operators."""
         return not self._operators or self.operates(key)

@@ -71,6 +71,7 @@ class Lead:
         bounds: Bounds,
         folded_to: Callable[[int], Awaitable[None]],
         look: Callable[[], Awaitable[None]],
+        believed: Callable[[], Awaitable[None]],
         governing: Governing,
         identity: Identity,
         shelf: Shelf,
@@ -84,6 +85,7 @@ class Lead:
         self._bounds = bounds
         self._folded_to = folded_to
         self._look = look
+        self._believed = believed
         self._identity = identity
         self._start = start
         self._replay_until = replay_until
@@ -261,6 +263,8 @@ class Lead:
         expected = pending.expected if pending.expected is not None else (place.revision if place is not None else 0)
         lines = self._roll.change_lines(accepted.kind, epoch=self._roster.epoch, reason=accepted.reason)
         done = partial(self._on_ack, pending)
+        # It may have stood still, and another may lead: then this term ends before anything is written.
+        await self._believed()
         await self._roll.write(key(record.role, record.id), data, lines, expected=expected, done=done)
 
     def _on_ack(self, pending: Pending, ack: Ack) -> None:
@@ -275,6 +279,8 @@ class Lead:
 
     async def _again(self, pending: Pending, ack: Refused | Unknown) -> None:
         """Decides anew after a write that was refused or lost: first everything the roll says is folded."""
+        # Somebody else may have led meanwhile, and settled it.
+        pending.doubted = True
         place = self._roster.place(pending.command.id)
         stands = ack.stands if isinstance(ack, Refused) else None
         log.debug("decide again", id=pending.command.id, ack=repr(ack))
@@ -309,7 +315,9 @@ class Lead:
         mine = pending.cause
         if pending.asking is None or mine is None:
             return False
-        if not pending.shelved and mine.seq > self._replay_until.get(mine.inbox_epoch, 0):
+        if pending.doubted:
+            await self._committer.settled()
+        elif not pending.shelved and mine.seq > self._replay_until.get(mine.inbox_epoch, 0):
             return False
         made = await self._committer.call(self._committer.snapshot.caused, mine)
         if made is not None and made.at >= pending.stored_at:

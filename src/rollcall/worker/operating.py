@@ -119,7 +119,13 @@ class Operating:
             case "approve" | "deny":
                 return self._settle(codec.decode(body, Verdict), verb == "approve")
             case "restore":
-                return self._restoring.take(codec.decode(body, Part))
+                by_operator = self._identity.operates(view.key)
+                if not by_operator and (self._governing.governs or self._identity.must_sign):
+                    raise Unauthorized(
+                        "commands are judged or must be signed here, and a backup is neither; name operators to the "
+                        "workers, and restore as one"
+                    )
+                return self._restoring.take(codec.decode(body, Part), by_operator=by_operator)
             case "revoke":
                 key = checked_public(codec.decode(body, Revocation).key)
                 log.warning("a key is revoked", key=key)

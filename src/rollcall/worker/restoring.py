@@ -8,10 +8,13 @@ from typing import Any
 
 from msgspec import Struct, structs
 
+from rollcall.core import codec, limits
+from rollcall.core.commands import NKEY
 from rollcall.core.errors import Busy, Invalid
-from rollcall.core.instants import Timestamp
+from rollcall.core.instants import Timestamp, instant
 from rollcall.core.names import checked_name
-from rollcall.core.records import ChangeKind, Place, Record
+from rollcall.core.records import ChangeKind, Place, Profile, Record
+from rollcall.identity.proofs import Validity, as_it_stands
 from rollcall.worker.roster import Roster
 
 
@@ -44,8 +47,10 @@ class Restoring:
         """Whether a backup waits to become a part of the roll."""
         return bool(self._due)
 
-    def take(self, part: Part) -> dict[str, Any]:
+    def take(self, part: Part, *, by_operator: bool) -> dict[str, Any]:
         """Takes a part; with the last one it is said what will become of each agent.
+
+        Who belongs to a key comes back by its signature, or by an operator's word.
 
         Raises:
             Invalid: a part is missing, or holds what is no agent.
@@ -59,24 +64,27 @@ class Restoring:
             raise Invalid("another backup came between, or a part was lost; restore again from the beginning")
         self._next += 1
         for place in part.places:
-            checked_name("role", place.record.role), checked_name("id", place.record.id)
+            _check(place.record)
         self._places += part.places
         if len(self._places) > self._max_agents:
             raise Busy(f"a realm may have {self._max_agents} agents; the backup has more")
-        return self._finish(part) if part.last else {"taken": len(self._places)}
+        return self._finish(part, by_operator) if part.last else {"taken": len(self._places)}
 
     def take_due(self) -> list[Place]:
         """The agents that are to be brought back now; who came back by itself meanwhile is not among them."""
         due, self._due = self._due, []
         return [place for place in due if self._roster.standing(place.record.id) is None]
 
-    def _finish(self, part: Part) -> dict[str, Any]:
+    def _finish(self, part: Part, by_operator: bool) -> dict[str, Any]:
         places, self._places, self._upload = self._places, [], ""
-        told: dict[str, Any] = {"dry_run": part.dry_run, "unchanged": 0, "conflicts": []}
+        told: dict[str, Any] = {"dry_run": part.dry_run, "unchanged": 0, "conflicts": [], "refused": []}
         absent: dict[str, Place] = {}
         for place in places:
             held = self._roster.standing(place.record.id)
-            if held is None:
+            unproved = "" if by_operator else _unproved(place)
+            if unproved:
+                told["refused"].append({"id": place.record.id, "role": place.record.role, "why": unproved})
+            elif held is None:
                 absent[place.record.id] = _brought_back(place)
             elif _same(held.record, place.record):
                 told["unchanged"] += 1
@@ -84,7 +92,7 @@ class Restoring:
                 told["conflicts"].append(_conflict(held, place))
         self._check_room(absent)
         if not part.dry_run:
-            self._due, self.why = list(absent.values()), f"a backup of {part.made_at} is restored"
+            self._due, self.why = list(absent.values()), f"a backup of {part.made_at} is restored ({part.upload})"
         return {**told, "restored": len(absent), "epoch": self._roster.epoch}
 
     def _check_room(self, absent: dict[str, Place]) -> None:
@@ -94,6 +102,31 @@ class Restoring:
                 f"with this backup the realm would have {len(self._roster) + len(absent)} agents of {len(roles)} roles;"
                 f" it may have {self._max_agents} of {self._max_roles}"
             )
+
+
+def _check(record: Record) -> None:
+    """Says no to what is no record: everybody who follows the roll would have to read it.
+
+    Raises:
+        Invalid: it is none.
+    """
+    checked_name("role", record.role), checked_name("id", record.id)
+    for time in (record.registered_at, record.updated_at, record.lost_at):
+        if time is not None:
+            instant(time)
+    codec.as_profile({name: getattr(record, name) for name in Profile.__struct_fields__})
+    if len(codec.encode_record(record)) > limits.RECORD_BYTES:
+        raise Invalid(f"{record.role} {record.id!r} is larger than a record may be")
+
+
+def _unproved(place: Place) -> str:
+    """Why an agent that belongs to a key is not brought back; empty for any other."""
+    if not place.record.owner.startswith(NKEY):
+        return ""
+    proof = as_it_stands(place.record, place.revision)
+    if proof.validity is Validity.VALID:
+        return ""
+    return f"it belongs to {place.record.owner!r}, and its record alone does not prove that; an operator may restore it"
 
 
 def _brought_back(place: Place) -> Place:

@@ -129,7 +129,7 @@ def restore(
         print_json({"backup": _plain(made), **told})
     else:
         _show(made, told)
-    raise typer.Exit(NO if told["conflicts"] else 0)
+    raise typer.Exit(NO if told["conflicts"] or told["refused"] else 0)
 
 
 def _plain(made: Made) -> dict[str, Any]:
@@ -158,5 +158,9 @@ def _show(made: Made, told: dict[str, Any]) -> None:
             agent, differs = Text(f"{one['role']} {one['id']}"), Text(", ".join(one["differs"]))
             table.add_row(agent, f"revision {one['revision']}", f"revision {one['backed_up_at']}", differs)
         out.print(table)
+    for one in told["refused"][:SHOWN]:
+        err.print(Text(f"refused: {one['role']} {one['id']}: {one['why']}"))
+    if len(told["refused"]) > SHOWN:
+        err.print(f"and {len(told['refused']) - SHOWN} more refused; --json shows all")
     if len(told["conflicts"]) > SHOWN:
         err.print(f"and {len(told['conflicts']) - SHOWN} more; --json shows all")

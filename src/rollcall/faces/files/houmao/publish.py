@@ -6,6 +6,7 @@ import structlog
 from msgspec import Struct
 
 from rollcall import Conflict, Invalid, Unavailable
+from rollcall.core.instants import Seconds
 from rollcall.faces.files.houmao.directory import EXTERNAL, LOCAL, Directory
 from rollcall.faces.files.houmao.ownership import LOST, check_lease, conflict
 from rollcall.faces.files.houmao.record import (
@@ -19,6 +20,10 @@ from rollcall.faces.files.houmao.record import (
 from rollcall.faces.files.houmao.secrets import secret_in
 
 log = structlog.get_logger(__name__)
+
+
+AT_ONCE: Seconds = 5.0
+"""How much older than the roll's last change an edit of a file may be, and yet be newer than what was taken in."""
 
 
 class Since(Struct, frozen=True):
@@ -165,7 +170,7 @@ def _is_newer(stored: LocalRecord, modified: float, record: LocalRecord, since: 
     if stored.lifecycle.state != record.lifecycle.state:
         return time_of(stored.lifecycle.state_updated_at) > since.at
     unchanged_here = since.taken_in is not None and same_but_lease(record, since.taken_in)
-    return unchanged_here and not same_but_lease(stored, record) and modified > since.at.timestamp()
+    return unchanged_here and not same_but_lease(stored, record) and modified > since.at.timestamp() - AT_ONCE
 
 
 def _readable(directory: Directory, data: bytes | None, id: str) -> LocalRecord | None:
