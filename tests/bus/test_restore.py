@@ -264,7 +264,7 @@ async def at_last(registry, places):
 
 
 async def test_a_restore_that_was_broken_off_leaves_nothing(bus):
-    wordy = {"metadata": {"text": "x" * (PART_BYTES // 2)}}
+    wordy = {"metadata": {"text": "x" * (PART_BYTES // 6)}}
     async with bus.served() as registry:
         before = await registry.info(exact=True)
 
@@ -272,7 +272,7 @@ async def test_a_restore_that_was_broken_off_leaves_nothing(bus):
             raise KeyError("interrupted")
 
         with pytest.raises(KeyError):
-            await brought_back(registry, places_of("a", "b", "c", **wordy), advance=interrupt)
+            await brought_back(registry, places_of(*"abcdefghijklmno", **wordy), advance=interrupt)
 
         assert ids(await registry.list()) == []
         assert (await registry.info())["epoch"] == before["epoch"]
