@@ -30,6 +30,7 @@ from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
 from rollcall.worker import WorkerSettings, serving
 from tests.conftest import eventually, ids, leads
+from tests.processes import rollcall as run
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "docker"
@@ -138,12 +139,7 @@ def command_lines() -> list[list[str]]:
 
 @cache
 def help_of(subcommand: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "rollcall.faces.cli.app", subcommand, "--help"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
-    )
+    done = run(subcommand, "--help", env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert done.returncode == 0, f"rollcall has no command {subcommand!r}: {done.stderr}"
     return done.stdout
 
