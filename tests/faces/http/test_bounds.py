@@ -172,12 +172,12 @@ async def test_headers_that_trickle_are_not_waited_for(served, monkeypatch):
 
 
 async def test_a_connection_is_used_for_many_requests(served, monkeypatch):
-    """The time for headers is that of each request, not of the connection."""
-    monkeypatch.setattr(server, "HEADERS_WITHIN", 0.3)
+    """The time for headers is that of each request, not of the connection. A busy machine may take half of it."""
+    monkeypatch.setattr(server, "HEADERS_WITHIN", 1.0)
     async with served() as one:
         reader, writer = await asyncio.open_connection(*one.address)
         started = time.monotonic()
-        while time.monotonic() - started < 0.7:
+        while time.monotonic() - started < 1.4:
             writer.write(b"GET /v1/guard HTTP/1.1\r\nHost: test\r\n\r\n")
             assert (await asyncio.wait_for(reader.readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
         writer.close()
