@@ -75,6 +75,7 @@ async def test_the_worker_is_a_micro_service_with_its_endpoints(bus):
             "list",
             "history",
             "since",
+            "asof",
             "messages",
             "info",
         }

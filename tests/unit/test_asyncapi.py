@@ -197,7 +197,7 @@ def test_questions_go_to_the_queue_group_of_the_workers():
     queued = {name for name, operation in DOCUMENT["operations"].items() if "bindings" in operation}
 
     assert service.QUEUE == asyncapi.QUEUE
-    assert queued == {"discover", "get", "list", "history", "since", "messages", "info"}
+    assert queued == {"discover", "get", "list", "history", "since", "asof", "messages", "info"}
 
 
 async def test_what_a_real_registry_says_fits(bus):
@@ -212,6 +212,7 @@ async def test_what_a_real_registry_says_fits(bus):
             "Found": ("get.a1", b""),
             "History": ("history.a1", b""),
             "Caught": ("since", b""),
+            "Past": ("asof", b""),
             "Info": ("info", b""),
             "Greeted": ("hello.worker.a1", b""),
             "Error": ("get.nobody", b""),

@@ -19,6 +19,7 @@ from rollcall.store.snapshot import Snapshot
 ROOT = Path(__file__).parents[2]
 SLOW = {
     "rollcall.faces.files",
+    "rollcall.faces.files.houmao",
     "rollcall.faces.http.mindx.routes",
     "rollcall.faces.http.metrics",
     "rollcall.faces.http.server",

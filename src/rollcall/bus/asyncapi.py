@@ -47,7 +47,7 @@ _REFUSED = (h.ERROR_CODE, h.ERROR)
 _TOLD = (h.CHANGE, h.REASON, h.EPOCH, h.SEQUENCE, h.LAST_SEQUENCE, h.STORED_AT, h.KV_OPERATION)
 
 _MESSAGES = {
-    "register": Message("Profile", "What the agent says of itself.", (*_NAMED, h.MODE)),
+    "register": Message("Profile", "What the agent says of itself.", (*_NAMED, h.MODE, h.EXPECTED_REVISION)),
     "update": Message("Patch", "What changes.", (*_NAMED, h.EXPECTED_REVISION, h.INCARNATION, h.BEAT, h.SUCCESSOR)),
     "deregister": Message("Goodbye", "Empty, or the reason.", (*_NAMED, h.INCARNATION)),
     "queued": Message("PubAck", "The server's word that the command waits in the inbox."),
@@ -58,11 +58,13 @@ _MESSAGES = {
     "query": Message("Query", "Empty, or what is asked.", _SIGNED),
     "freshness": Message("Freshness", "Empty, or how new the answer must be.", _SIGNED),
     "historyQuery": Message("HistoryQuery", "Empty, or how many.", _SIGNED),
+    "asOfQuery": Message("AsOf", "Empty, or which moment is meant.", _SIGNED),
     "sinceQuery": Message("SinceQuery", "Empty, or what the client has.", _SIGNED),
     "page": Message("Page", "The agents that fit."),
     "found": Message("Found", "The agent."),
     "history": Message("History", "The agent's changes."),
     "caught": Message("Caught", "What changed since."),
+    "past": Message("Past", "Who was on the roll."),
     "info": Message("Info", "The state of the registry."),
     "error": Message("Error", "Why there is no answer.", _REFUSED),
     "change": Message("Record", "The record after the change; the last one of an agent that is gone.", _TOLD),
@@ -97,6 +99,7 @@ _CHANNELS = {
     "history": Channel(
         _at.history("{id}"), "send", "What happened to it?", ("historyQuery",), ("history", "error"), True
     ),
+    "asof": Channel(_at.asof, "send", "Who was there then?", ("asOfQuery",), ("past", "error"), True),
     "since": Channel(_at.since, "send", "What changed?", ("sinceQuery",), ("caught", "error"), True),
     "info": Channel(_at.info, "send", "How is the registry?", ("freshness",), ("info", "error"), True),
     "operate": Channel(_at.operate("{verb}"), "send", "An operator's wish.", ("operate",), ("operated", "error")),

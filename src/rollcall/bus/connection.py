@@ -252,7 +252,8 @@ async def request(
     finally:
         if waiting is not None:
             waiting.close()
-    heed_cancellation(known)
+        # Also where the answer is an error: a bus that goes away fails all questions, and ends terms, in one moment.
+        heed_cancellation(known)
     return reply
 
 

@@ -166,7 +166,7 @@ class Follower:
             raise Unavailable(f"consumer on {self._stream}: {answer['error'].get('description')}")
         self._end = end
         if answer.get("num_pending") == 0:
-            self._advance(end)
+            await self._advance_to_end(end)
 
     async def _ask(self, inbox: str) -> None:
         wanted = BATCH - self._credit
@@ -190,8 +190,25 @@ class Follower:
         batch, self._gathered = self._gathered, []
         if batch:
             self._handed = batch[-1].seq
-            self._advance(batch[-1].seq if batch[-1].pending else self._end)
+            self._advance(self._handed)
+            if not batch[-1].pending:
+                await self._advance_to_end(self._end)
+        elif self._silences >= 2:
+            await self._advance_to_end(self._expected)
         return batch
+
+    async def _advance_to_end(self, end: int) -> None:
+        """The consumer has nothing more up to `end`; but it may live on a replica that is behind the stream's leader.
+
+        Raises:
+            Unavailable: JetStream did not answer.
+        """
+        if end <= max(self.upto, self._handed):
+            self._advance(end)
+            return
+        following = await streams.next_after(self._client, self._stream, self._handed)
+        if following is None or following > end:
+            self._advance(end)
 
     def _advance(self, seq: int) -> None:
         self.upto = max(self.upto, self._last, seq)
@@ -229,8 +246,6 @@ class Follower:
         if status == "100":
             # One may have been on its way when the end was named; after two, nothing up to it is still to come.
             self._silences += 1
-            if self._silences >= 2 and not self._gathered:
-                self._advance(self._expected)
             return
         description = headers.get("Description", "")
         if status in _REQUEST_ENDED or (status == "409" and any(word in description for word in _RENEWING)):

@@ -48,7 +48,10 @@ def read_command(stored: Stored, inbox_epoch: str, after: int) -> Asked:
     match verb:
         case "register":
             profile = codec.decode_profile(stored.data)
-            return Register(role=role, id=id, profile=profile, mode=_mode(stored), cause=cause, after=after)
+            expected = _number(stored, h.EXPECTED_REVISION)
+            return Register(
+                role=role, id=id, profile=profile, mode=_mode(stored), cause=cause, after=after, expected=expected
+            )
         case "update":
             return Update(
                 role=role,

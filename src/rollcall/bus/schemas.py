@@ -94,6 +94,19 @@ _BY_HAND: dict[str, Json] = {
         limit={**_ASKED_LIMIT, "default": Query().limit},
         cursor={**_TEXT, "default": ""},
     ),
+    "AsOf": _object(
+        "Which state of the roll: the one `at` a time, or after a `revision` of `epoch`; without both the present one.",
+        at={**_TEXT, "default": ""},
+        revision=_maybe(_WHOLE),
+        epoch={**_TEXT, "default": ""},
+        role={**_TEXT, "default": ""},
+        id={**_TEXT, "default": ""},
+        limit={**_ASKED_LIMIT, "default": Query().limit},
+        cursor={**_TEXT, "default": ""},
+    ),
+    "Moment": _object(
+        "A state of a roll, and when it came about.", "epoch revision at", epoch=_TEXT, revision=_WHOLE, at=_TEXT
+    ),
     "Freshness": _object("Which revision the answer must know at least.", at_least=_maybe(_WHOLE), epoch=_TEXT),
     # Answers are put together from ready bytes, never from one Struct.
     "Signature": _object(
@@ -121,6 +134,18 @@ _BY_HAND: dict[str, Json] = {
             "changes refusals",
             changes=_list(_ref("Change")),
             refusals=_list(_ANYTHING),
+            begins=_maybe(_ref("Moment")),
+        )
+    ),
+    "Past": _signed(
+        _object(
+            "Agents as they stood at a moment, one page of them; `begins` is how far this worker remembers.",
+            "agents count asof begins",
+            agents=_list(_ref("Entry")),
+            count=_WHOLE,
+            next=_maybe(_TEXT),
+            asof=_ref("Moment"),
+            begins=_maybe(_ref("Moment")),
         )
     ),
     "Letter": _object(
@@ -148,7 +173,13 @@ _BY_HAND: dict[str, Json] = {
     ),
     "Judgement": _object("Whether a command may happen, and why not.", "allow", allow=_FLAG, reason=_TEXT),
     "OperatorsWord": _object(
-        "Whom it is about, in `approve` and `deny`; in `revoke` the `key`.",
+        "Whom it is about, in `approve` and `deny`; in `revoke` the `key`; in `restore` a part of a backup.",
+        upload=_TEXT,
+        number=_WHOLE,
+        places=_list(_ANYTHING),
+        last=_FLAG,
+        made_at=_TEXT,
+        dry_run=_FLAG,
         id=_TEXT,
         reason=_TEXT,
         by=_TEXT,
@@ -179,6 +210,8 @@ _BY_HAND: dict[str, Json] = {
             snapshot=_TEXT,
             durable=_WHOLE,
             agents=_WHOLE,
+            tombstones={**_WHOLE, "description": "Agents that left of late."},
+            forget_after={"type": "number", "description": "Seconds for which a lost agent is kept."},
             beats=_WHOLE,
             counts={**_ANYTHING, "description": "What the worker counted and timed since it started."},
             leads=_FLAG,
@@ -201,7 +234,13 @@ _BY_HAND: dict[str, Json] = {
     ),
     "Operated": _object(
         "What was done: `released` and the guard that was; how many `agents` are called within `window` seconds; "
-        "what is `pending`; or whether a command was `approved`.",
+        "what is `pending`; whether a command was `approved`; or what a backup brings back.",
+        taken=_WHOLE,
+        restored=_WHOLE,
+        unchanged=_WHOLE,
+        conflicts=_list(_ANYTHING),
+        dry_run=_FLAG,
+        epoch=_TEXT,
         pending=_list(_ANYTHING),
         approved=_FLAG,
         released=_FLAG,
@@ -231,7 +270,10 @@ HEADERS: dict[str, Json] = {
     h.CLIENT: {**_TEXT, "pattern": "^[A-Za-z0-9_-]{16,64}$", "description": "The token under which outcomes come."},
     h.COMMAND: {**_TEXT, "description": "The client's own name for the command; the outcome repeats it."},
     h.INCARNATION: {**_NUMBER, "description": "Refuse unless the record is of this life."},
-    h.EXPECTED_REVISION: {**_NUMBER, "description": "Refuse unless the agent stands at this revision."},
+    h.EXPECTED_REVISION: {
+        **_NUMBER,
+        "description": "Refuse unless the agent stands at this revision; 0: at none.",
+    },
     h.SENDER: {**_TEXT, "description": "Who sends this, signed: Agent-Sender of the Synadia Agent Protocol for NATS."},
     h.SUCCESSOR: {**_TEXT, "description": "Agent-Sender of the key that the agent is handed over to, signed by it."},
     h.BEAT: {**_TEXT, "enum": ["1"], "description": "The update is a sign of life too."},

@@ -147,6 +147,20 @@ async def stored_at(client: Client, name: str, seq: int) -> Milliseconds | None:
     return instant(answer["message"]["time"])
 
 
+async def next_after(client: Client, name: str, seq: int) -> int | None:
+    """The first message behind `seq`, as the leader of the stream knows it; None when there is none.
+
+    Raises:
+        Unavailable: JetStream did not answer.
+    """
+    body = {"seq": seq + 1, "next_by_subj": ">"}
+    answer = await request(client, f"STREAM.MSG.GET.{name}", body, timeout=LOOK_TIMEOUT)
+    if _error_code(answer) == _MESSAGE_NOT_FOUND:
+        return None
+    _raise_error(answer, f"what follows {seq} in {name}")
+    return int(answer["message"]["seq"])
+
+
 async def subjects_held(client: Client, name: str) -> set[str]:
     """Every subject that the stream holds a message of."""
     held: set[str] = set()

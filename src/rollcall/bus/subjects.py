@@ -94,6 +94,7 @@ class Subjects:
         self.nonces = f"{self._root}.nonces"
         self.list = f"{self._root}.list"
         self.since = f"{self._root}.since"
+        self.asof = f"{self._root}.asof"
         self.info = f"{self._root}.info"
 
     def command(self, verb: str, key: str) -> str:

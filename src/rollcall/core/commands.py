@@ -40,7 +40,10 @@ class Signer(Struct, frozen=True, kw_only=True):
 
 
 class Register(Struct, frozen=True, kw_only=True):
-    """An agent takes its place. `after` counts the commands of earlier inboxes: registrations are in one order."""
+    """An agent takes its place. `after` counts the commands of earlier inboxes: registrations are in one order.
+
+    `expected` makes it a compare-and-set on the revision that is held; 0 means nothing.
+    """
 
     role: str
     id: str
@@ -48,6 +51,7 @@ class Register(Struct, frozen=True, kw_only=True):
     mode: Mode
     cause: Cause
     after: int = 0
+    expected: int | None = None
     signer: Signer | None = None
 
 

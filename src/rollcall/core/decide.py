@@ -13,7 +13,8 @@ unowned, believed alive                      another incarnation         conflic
 unowned; lost, disconnected or not running   a greater incarnation       registered
 ===========================================  ==========================  =====================================
 
-``create`` refuses any id that is held; ``takeover`` wins over any unowned one. A held id keeps its role.
+``create`` refuses any id that is held; ``takeover`` wins over any unowned one, and, where it names the revision that is
+held, over any owner that is no key. A held id keeps its role.
 
 Whoever registers signed owns the agent by that key from then on: only what the same key signed, or an operator,
 changes it. One key's commands happen in the order in which they were signed.
@@ -105,12 +106,13 @@ def _standing(held: Place | None, command: Command) -> Place:
 
 def _register(held: Place | None, command: Register, now: Milliseconds, disconnected: bool) -> Outcome:
     profile = _named(command)
+    _at_revision(command.expected, held, command)
     if held is None:
         return Accepted(ChangeKind.REGISTERED, _new_record(profile, command, now))
     record = held.record
     if command.mode is Mode.CREATE:
         raise _conflict(held, "choose another id, or register with mode claim or takeover")
-    if record.owner and record.owner != profile.owner and not overrules(command):
+    if record.owner and record.owner != profile.owner and not overrules(command, held):
         raise Denied(
             f"{record.role} {record.id!r} belongs to {record.owner!r}; only that owner may register it",
             owner=record.owner,
@@ -119,7 +121,7 @@ def _register(held: Place | None, command: Register, now: Milliseconds, disconne
         raise _conflict(held, f"deregister it first to register it as {profile.role}")
     if record.owner == profile.owner and record.incarnation == profile.incarnation:
         return _said_again(held, profile, command, now)
-    if not overrules(command) and not _may_take(record, profile, command.mode, disconnected):
+    if not overrules(command, held) and not _may_take(record, profile, command.mode, disconnected):
         raise _conflict(held, _way_in(record, disconnected))
     return Accepted(ChangeKind.REGISTERED, _next_record(record, profile, command, now))
 
@@ -229,16 +231,20 @@ def _same_life(held: Place, incarnation: int) -> None:
         )
 
 
+def _at_revision(expected: int | None, held: Place | None, command: Register | Update) -> None:
+    revision = held.revision if held is not None else 0
+    if expected is not None and expected != revision:
+        raise Conflict(
+            f"{command.role} {command.id!r} is at revision {revision}, not {expected}; read it and try again",
+            revision=revision,
+        )
+
+
 def _update(held: Place, command: Update, now: Milliseconds) -> Outcome:
     record = held.record
     entitled(held, command.signer)
     _same_life(held, command.incarnation)
-    if command.expected is not None and command.expected != held.revision:
-        raise Conflict(
-            f"{record.role} {record.id!r} is at revision {held.revision}, not {command.expected}; "
-            "read it and try again",
-            revision=held.revision,
-        )
+    _at_revision(command.expected, held, command)
     if command.signer is not None and command.signer.successor:
         return _hand_over(held, command, command.signer, now)
     updated = codec.from_members(patched(codec.members(record), command.patch))

@@ -16,7 +16,7 @@ from collections.abc import Iterator, KeysView
 from rollcall.core.commands import NKEY
 from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.lease import Doubt, Lease, Queue, Stage
-from rollcall.core.records import BEATING, Liveness, Record
+from rollcall.core.records import Liveness, Record
 
 
 class Leases:
@@ -69,7 +69,7 @@ class Leases:
         lease.owned = self._proofs and record.owner.startswith(NKEY)
         if not lease.owned:
             lease.proved_until = math.inf
-        lease.expected = record.status in BEATING
+        lease.expected = record.beating
         runs = lease.expected and not lease.lost
         if (lease.ttl, lease.interval, lease.queue is not None) == (record.ttl, record.heartbeat_interval, runs):
             return

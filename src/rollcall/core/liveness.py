@@ -4,7 +4,7 @@ from typing import Any
 
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.lease import MISSED_IS_SUSPECT, Lease
-from rollcall.core.records import BEATING, Liveness, Record
+from rollcall.core.records import Liveness, Record
 
 STUCK_AFTER: Seconds = 5.0
 """How long an agent's own loop may stand still before it is called stuck."""
@@ -13,7 +13,7 @@ STUCK_AFTER: Seconds = 5.0
 def missed_beats(record: Record, lease: Lease, now: Seconds) -> int:
     """Beats that are overdue, each from half an interval after it was due."""
     interval = record.beat_interval
-    if interval is None or record.status not in BEATING:
+    if interval is None or not record.beating:
         return 0
     return max(0, int((now - lease.at) / interval - 0.5))
 
@@ -22,7 +22,7 @@ def liveness(record: Record, lease: Lease, now: Seconds) -> Liveness:
     """What to believe at `now`, by the precedence lost > suspect > stuck > live."""
     if record.lost_at is not None:
         return Liveness.LOST
-    if record.status not in BEATING:
+    if not record.beating:
         return Liveness.UNKNOWN
     if lease.gone_at is not None:
         return Liveness.SUSPECT
@@ -43,7 +43,7 @@ def observation(record: Record, lease: Lease, *, revision: int, now: Seconds, wa
     if lease.seen_at is not None:
         seen["last_seen"] = timestamp(lease.seen_at)
     ends_at = lease.ends_at
-    if ends_at is not None and record.status in BEATING:
+    if ends_at is not None and record.beating:
         seen["expires_at"] = timestamp(wall + round((ends_at - now) * 1000))
     if lease.beat is not None:
         seen["health"] = lease.beat.health

@@ -51,9 +51,16 @@ def entitled(held: Place, signer: Signer | None) -> None:
         )
 
 
-def overrules(command: Register) -> bool:
-    """Whether an operator takes an agent over from whoever has it."""
-    return command.mode is Mode.TAKEOVER and command.signer is not None and command.signer.operator
+def overrules(command: Register, held: Place) -> bool:
+    """Whether an agent is taken over from whoever has it.
+
+    An operator may; and whoever names the revision that is held may, where the owner proves nothing by a key: a word
+    is no proof, and with the revision nobody is taken by surprise.
+    """
+    if command.mode is not Mode.TAKEOVER:
+        return False
+    by_operator = command.signer is not None and command.signer.operator
+    return by_operator or (command.expected is not None and not held.record.owner.startswith(NKEY))
 
 
 def signature_of(command: Asked) -> Signature | None:

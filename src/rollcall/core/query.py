@@ -9,7 +9,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from rollcall.core import limits
 from rollcall.core.errors import Invalid
-from rollcall.core.records import Label, LabelByName, Labels, Liveness, Record, Status, Text
+from rollcall.core.records import Label, LabelByName, Labels, Liveness, Record, Status, Text, TextByName
 
 ALL = "all"
 """In `Query.include` and `Query.status`: whatever it is."""
@@ -30,14 +30,17 @@ class Query(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A question about the agents of a role, or of all roles.
 
     Without `include` and `status` the answer names running agents that are live. `include` adds other livenesses;
-    `status` replaces the intents. `version` is a range such as ``>=1.2,<2`` (PEP 440). `if_revision` asks for the
-    members only if the role changed since, in the roll of `epoch`; `at_least` waits until the worker has folded that
-    revision. `exact` means to the moment, where an answer may else be a second old.
+    `status` replaces the intents. `names` are those that an agent may have, `pointers` what it must say there.
+    `version` is a range such as ``>=1.2,<2`` (PEP 440). `if_revision` asks for the members only if the role changed
+    since, in the roll of `epoch`; `at_least` waits until the worker has folded that revision. `exact` means to the
+    moment, where an answer may else be a second old.
     """
 
     capabilities: Labels = ()
     any_of: Labels = ()
     labels: LabelByName = {}
+    names: Words = ()
+    pointers: TextByName = {}
     version: Label = ""
     status: Words = (Status.RUNNING,)
     include: Words = ()
@@ -90,6 +93,11 @@ def _not_alive(query: Query, liveness: Liveness) -> str:
 
 
 def _not_able(query: Query, record: Record) -> str:
+    if query.names and record.name not in query.names:
+        return f"name is {record.name!r}, asked is {' or '.join(query.names)}"
+    for name, value in query.pointers.items():
+        if record.pointers.get(name) != value:
+            return f"pointer {name} is {record.pointers.get(name)!r}, asked is {value!r}"
     missing = [name for name in query.capabilities if name not in record.capabilities]
     if missing:
         return f"lacks capability {', '.join(missing)}"

@@ -74,6 +74,10 @@ ENDINGS = frozenset({ChangeKind.DEREGISTERED, ChangeKind.EXPIRED})
 """The kinds after which an agent is no longer on the roll."""
 
 
+EXTERNAL = "external"
+"""The origin of an agent that another registry owns: nothing is heard of it here."""
+
+
 class Service(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A port that an agent serves on its address."""
 
@@ -135,6 +139,11 @@ class Profile(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     keep: bool = False
     pointers: TextByName = {}
     extensions: Annotated[dict[Label, FreeForm], Meta(max_length=limits.LIST_ITEMS)] = {}
+
+    @property
+    def beating(self) -> bool:
+        """Whether a sign of life is expected."""
+        return self.status in BEATING and self.origin != EXTERNAL
 
 
 class Record(Profile, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -30,6 +30,7 @@ ASKED = (
     "history.*",
     "list",
     "since",
+    "asof",
     "info",
     "message.*",
     "messages.*",

@@ -88,7 +88,7 @@ def _agent(at: Subjects, own: str, id: str, user: str) -> Rights:
 
 
 def _questions(at: Subjects) -> list[str]:
-    return [at.discover("*"), at.get("*"), at.history("*"), at.list, at.since, at.info]
+    return [at.discover("*"), at.get("*"), at.history("*"), at.list, at.since, at.asof, at.info]
 
 
 def _news(at: Subjects) -> list[str]:

@@ -11,10 +11,19 @@ from rollcall.core.instants import Seconds, instant
 from rollcall.core.records import Change, ChangeKind, Entry, Message, Record
 
 
+class Moment(Struct, frozen=True):
+    """A state of a roll, and when it came about (RFC 3339)."""
+
+    epoch: str
+    revision: int
+    at: str
+
+
 class Page(Struct, frozen=True, kw_only=True):
     """Agents, and who said so: which worker, having folded which revision of which roll.
 
-    It can be used as the sequence of its agents. `next` is the cursor of the next page, None on the last one.
+    It can be used as the sequence of its agents. `next` is the cursor of the next page, None on the last one. In an
+    answer about the past `asof` is which state it tells, and `begins` how far back that worker knows everything.
     """
 
     agents: tuple[Entry, ...] = ()
@@ -26,6 +35,8 @@ class Page(Struct, frozen=True, kw_only=True):
     guard: Any = None  # what the guard says of itself, in words and numbers
     explained: tuple[dict[str, Any], ...] = ()
     not_modified: bool = False
+    asof: Moment | None = None
+    begins: Moment | None = None
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.agents)
@@ -76,10 +87,14 @@ class Waiting(Struct, frozen=True):
 
 
 class Story(Struct, frozen=True, kw_only=True):
-    """What became of an agent: its changes, and the commands about it that somebody's word refused."""
+    """What became of an agent: its changes, and the commands about it that somebody's word refused.
+
+    What was before `begins` the worker that answered may not know.
+    """
 
     told: tuple[_Told, ...] = msgspec.field(default=(), name="changes")
     refusals: tuple[dict[str, Any], ...] = ()
+    begins: Moment | None = None
 
     @property
     def changes(self) -> list[Change]:

@@ -16,7 +16,7 @@ from rollcall.core import codec, query
 from rollcall.core.errors import Invalid, RollcallError, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.core.query import Query
-from rollcall.core.records import BEATING, ENDINGS, Change, Entry, Liveness, Record
+from rollcall.core.records import ENDINGS, Change, Entry, Liveness, Record
 from rollcall.sdk.watch import View, Watch
 
 log = structlog.get_logger(__name__)
@@ -133,8 +133,6 @@ class Mirror:
 
 def _entry(record: Record, revision: int) -> Entry:
     said = {name: getattr(record, name) for name in Record.__struct_fields__}
-    if record.lost_at is not None:
-        liveness = Liveness.LOST
-    else:
-        liveness = Liveness.LIVE if record.status in BEATING else Liveness.UNKNOWN
+    believed = Liveness.LIVE if record.beating else Liveness.UNKNOWN
+    liveness = Liveness.LOST if record.lost_at is not None else believed
     return Entry(**said, revision=revision, liveness=liveness)

@@ -250,10 +250,19 @@ class Registry:
         return await self.announce(profile, mode, timeout=timeout)
 
     async def announce(
-        self, profile: Profile, mode: Mode, *, timeout: Seconds = TIMEOUT, signer: SenderSigner | None = None
+        self,
+        profile: Profile,
+        mode: Mode,
+        *,
+        expected: int | None = None,
+        timeout: Seconds = TIMEOUT,
+        signer: SenderSigner | None = None,
     ) -> Entry:
-        """Registers a whole profile; returns its entry."""
-        return await self._commands.send(registration(profile, mode, signer), timeout=timeout)
+        """Registers a whole profile; returns its entry. With `expected` it happens only at that revision.
+
+        With mode takeover and `expected`, the agent is taken over also from an owner that is no key.
+        """
+        return await self._commands.send(registration(profile, mode, signer, expected=expected), timeout=timeout)
 
     async def register_many(
         self, agents: Iterable[Mapping[str, Any]], *, mode: Mode = Mode.CLAIM, timeout: Seconds = TIMEOUT
@@ -346,7 +355,7 @@ class Registry:
             Unauthorized: this is neither an operator's connection nor that key's.
         """
         body = codec.encode({"key": checked_public(key)})
-        told = codec.decode_object(await self._operate("revoke", body, timeout))
+        told = codec.decode_object(await self.operate("revoke", body, timeout))
         return dict(told["revoked"])
 
     @property
@@ -439,6 +448,37 @@ class Registry:
         }
         return codec.decode(await self._ask(self._subjects.since, codec.encode(body), timeout), Changes)
 
+    async def as_of(
+        self,
+        *,
+        at: str = "",
+        revision: int | None = None,
+        epoch: str = "",
+        role: str = "",
+        id: str = "",
+        timeout: Seconds = TIMEOUT,
+    ) -> Page:
+        """Who was on the roll `at` a time (RFC 3339), or after a `revision` of `epoch` (the present one).
+
+        Whether somebody was suspect then, nobody knows any more: who was not lost counts as live.
+
+        Raises:
+            NotFound: the worker that answered does not know the roll of then; the message says from when on it does.
+            Invalid: the moment is none, or has not come yet.
+        """
+        known = self._commands.newest
+        asked = {"at": at, "revision": revision, "epoch": epoch, "role": role, "id": id}
+        # What this client was told of, the answer knows; which roll is asked about is another matter.
+        asked |= {"at_least": known.revision, "at_least_epoch": known.epoch} if known.revision else {}
+        page = _decode_page(await self._ask(self._subjects.asof, codec.encode(asked), timeout))
+        agents = list(page.agents)
+        while page.next is not None and page.asof is not None:
+            # The present goes on; every page is of the state of the first one.
+            then = {"at": "", "revision": page.asof.revision, "epoch": page.asof.epoch, "cursor": page.next}
+            page = _decode_page(await self._ask(self._subjects.asof, codec.encode({**asked, **then}), timeout))
+            agents += page.agents
+        return structs.replace(page, agents=tuple(agents), count=len(agents))
+
     async def info(self, *, exact: bool = False, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """The state of the registry, as one worker sees it; when `exact`, one that knows all that this client knows."""
         body = codec.encode(self._commands.seen()) if exact else b""
@@ -471,7 +511,7 @@ class Registry:
 
     async def pending(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """Commands that wait for a judge's or an operator's word, one of each agent."""
-        return codec.decode(await self._operate("pending", b"", timeout), Waiting).pending
+        return codec.decode(await self.operate("pending", b"", timeout), Waiting).pending
 
     async def approve(self, id: str, *, by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Lets the command of an agent happen that waits longest; returns what it was.
@@ -480,7 +520,7 @@ class Registry:
             NotFound: nothing of that agent waits for an approval.
         """
         body = codec.encode({"id": id, "by": by})
-        return codec.decode_object(await self._operate("approve", body, timeout))
+        return codec.decode_object(await self.operate("approve", body, timeout))
 
     async def deny(self, id: str, *, reason: str = "", by: str = "", timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Refuses the command of an agent that waits longest; returns what it was.
@@ -489,7 +529,7 @@ class Registry:
             NotFound: nothing of that agent waits for an approval.
         """
         body = codec.encode({"id": id, "reason": reason, "by": by})
-        return codec.decode_object(await self._operate("deny", body, timeout))
+        return codec.decode_object(await self.operate("deny", body, timeout))
 
     async def workers(self, *, timeout: Seconds = TIMEOUT) -> Sequence[dict[str, Any]]:
         """The state of the registry as each worker sees it; just one of them where this user may not ask them all."""
@@ -503,11 +543,11 @@ class Registry:
         Raises:
             Busy: the answers to the last call are still coming in.
         """
-        return codec.decode_object(await self._operate("call", b"", timeout))
+        return codec.decode_object(await self.operate("call", b"", timeout))
 
     async def release_guard(self, *, timeout: Seconds = TIMEOUT) -> dict[str, Any]:
         """Ends the guard: whom it holds is lost, unless it beats. Says whether it was ``released``, and from what."""
-        return codec.decode_object(await self._operate("release", b"", timeout))
+        return codec.decode_object(await self.operate("release", b"", timeout))
 
     def watch(self, role: str | None = None, *, since: Position | None = None) -> Watch:
         """Every change of a role (None: of all roles) from now on, or after `since`; see `Watch`."""
@@ -578,7 +618,7 @@ class Registry:
         # One worker may stand still; the next question probably reaches another.
         return await self._ask_once(subject, body, timeout - ANOTHER_AFTER)
 
-    async def _operate(self, verb: str, body: bytes, timeout: Seconds) -> bytes:
+    async def operate(self, verb: str, body: bytes, timeout: Seconds) -> bytes:
         """Asks the leader for something, once there is one."""
         deadline = asyncio.get_running_loop().time() + min(timeout, LEADER_WITHIN)
         while True:
@@ -621,9 +661,13 @@ class Registry:
         return bytes(reply.data)
 
 
-def registration(profile: Profile, mode: Mode, signer: SenderSigner | None = None) -> Outgoing:
-    """The command that registers `profile`."""
+def registration(
+    profile: Profile, mode: Mode, signer: SenderSigner | None = None, *, expected: int | None = None
+) -> Outgoing:
+    """The command that registers `profile`; with `expected`, only at that revision."""
     headers = {h.MODE: str(mode)} if mode is not Mode.CLAIM else {}
+    if expected is not None:
+        headers[h.EXPECTED_REVISION] = str(expected)
     return Outgoing("register", key(profile.role, profile.id), codec.encode(profile), headers, signer)
 
 

@@ -230,7 +230,9 @@ class Watch:
         if change.epoch != self.position.epoch:
             return  # a roll that is being made, or was; the beacon says when there is another one
         if self._missed_before(heard):
-            await self._catch_up()
+            # Whoever answers may be behind whoever told us.
+            before = heard.before if self._role else change.revision - 1
+            await self._catch_up(Position(change.epoch, before))
         if change.epoch == self.position.epoch and not self._has(change.revision):
             self._tell(change)
 
@@ -275,20 +277,20 @@ class Watch:
         self._whole = max(self._whole, revision)
         self._later = {later for later in self._later if later > self._whole}
 
-    async def _catch_up(self) -> None:
-        """Tells everything after the position; asked until the registry answers."""
+    async def _catch_up(self, at_least: Position = ANYWHERE) -> None:
+        """Tells everything after the position, up to `at_least`; asked until the registry answers."""
         while not self._closed:
             try:
-                if await self._ask_since():
+                if await self._ask_since(at_least):
                     return
             except Unavailable as error:
                 log.debug("the watch cannot ask; tries again", error=str(error))
                 await asyncio.sleep(ASK_AGAIN)
 
-    async def _ask_since(self) -> bool:
+    async def _ask_since(self, at_least: Position) -> bool:
         """One page of what changed; True when that was the last."""
         asked = Position(self.position.epoch, self._whole)
-        answer = await self._asker.since(asked, role=self._role)
+        answer = await self._asker.since(asked, role=self._role, at_least=at_least)
         if answer.epoch < asked.epoch:
             raise Unavailable("a worker answered that has not changed over to the present roll yet")
         if answer.too_old:

@@ -72,6 +72,25 @@ BURY = (
 DELETE_CAPABILITY = f"DELETE FROM capabilities WHERE (capability, id) IN (SELECT {_cells(2)} FROM json_each(?))"
 INSERT_CAPABILITY = f"INSERT OR IGNORE INTO capabilities (capability, id) SELECT {_cells(2)} FROM json_each(?)"
 
+ENDING_WORDS = ", ".join(repr(str(kind)) for kind in sorted(ENDINGS))
+
+INSERT_BASE = (
+    "INSERT OR REPLACE INTO bases (epoch, id, role, revision, kind, at, reason, record)"
+    f" SELECT {_cells(8)} FROM json_each(?)"
+)
+"""Who was on a roll when states of it began to be known."""
+
+MOVE_BASES = (
+    "INSERT OR REPLACE INTO bases (epoch, id, role, revision, kind, at, reason, record)"
+    " SELECT epoch, id, role, revision, kind, at, reason, record FROM"
+    " (SELECT *, max(revision) FROM changes WHERE epoch = :epoch AND revision > :begins AND revision <= :revision"
+    " GROUP BY id)",
+    f"DELETE FROM bases WHERE epoch = :epoch AND kind IN ({ENDING_WORDS})",
+    "UPDATE states SET began_at = coalesce((SELECT at FROM changes WHERE epoch = :epoch AND revision > :begins"
+    " AND revision <= :revision ORDER BY revision DESC LIMIT 1), began_at), begins = :revision WHERE epoch = :epoch",
+)
+"""Folds the changes up to a revision into the bases of an epoch."""
+
 _ASKED = frozenset({ChangeKind.REGISTERED, ChangeKind.UPDATED, ChangeKind.DEREGISTERED})
 """The kinds that a command makes; the others keep the cause of the record they are about."""
 
@@ -119,7 +138,8 @@ def prepared(batch: Sequence[Folded]) -> Prepared:
 
 def whole(places: Sequence[Folded], epoch: str, revision: int) -> Prepared:
     """The statements that fill an empty file with the places of a roll; how they came about is not told."""
-    cells = [
+    cells: list[tuple[str, Sequence[object]]] = [
+        (INSERT_BASE, [base_row(folded) for folded in places if folded.change.kind not in ENDINGS]),
         (UPSERT_AGENT, [agent_row(folded) for folded in places if folded.change.kind not in ENDINGS]),
         (
             INSERT_CAPABILITY,
@@ -142,6 +162,13 @@ def grave_row(folded: Folded) -> tuple[object, ...]:
         folded.data.decode(),
         checksum(change.kind, change.revision, change.at, folded.data),
     )
+
+
+def base_row(folded: Folded) -> tuple[object, ...]:
+    """A place that later changes stand on, for `INSERT_BASE`."""
+    change = folded.change
+    told = (change.kind, change.at, change.reason or None, folded.data.decode())
+    return (change.epoch, change.id, change.role, change.revision, *told)
 
 
 def change_row(folded: Folded) -> tuple[object, ...]:

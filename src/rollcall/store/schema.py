@@ -7,7 +7,7 @@ import sqlite_utils
 
 from rollcall.core.errors import Misconfigured
 
-VERSION = 3
+VERSION = 4
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -81,4 +81,30 @@ def _third(database: sqlite_utils.Database) -> None:
     database.table("nonces").create_index(["at"])
 
 
-_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first, _second, _third]
+def _fourth(database: sqlite_utils.Database) -> None:
+    """What states of the past stand on. Of a file of before, nothing but its present one is known."""
+    database.execute(
+        "CREATE TABLE bases (epoch TEXT, id TEXT, role TEXT, revision INTEGER, kind TEXT, at INTEGER, reason TEXT,"
+        " record TEXT, PRIMARY KEY (epoch, id)) WITHOUT ROWID"
+    )
+    database.execute(
+        "CREATE TABLE states (epoch TEXT PRIMARY KEY, begins INTEGER, began_at INTEGER, ends INTEGER,"
+        " whole INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"
+    )
+    for statement in REBASE:
+        database.execute(statement)
+
+
+REBASE = (
+    "DELETE FROM bases WHERE epoch = (SELECT value FROM meta WHERE name = 'epoch')",
+    "INSERT INTO bases (epoch, id, role, revision, kind, at, record)"
+    " SELECT (SELECT value FROM meta WHERE name = 'epoch'), id, role, revision, kind, at, record FROM agents"
+    " WHERE EXISTS (SELECT 1 FROM meta WHERE name = 'epoch')",
+    "INSERT OR REPLACE INTO states (epoch, begins, began_at)"
+    " SELECT value, (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'revision'),"
+    " max(CAST(substr(value, 1, instr(value, '-') - 1) AS INTEGER), coalesce((SELECT max(at) FROM agents), 0),"
+    " coalesce((SELECT max(at) FROM tombstones), 0)) FROM meta WHERE name = 'epoch'",
+)
+"""States of the roll that is held are known from the present one on."""
+
+_STEPS: list[Callable[[sqlite_utils.Database], None]] = [_first, _second, _third, _fourth]

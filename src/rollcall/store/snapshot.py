@@ -131,16 +131,39 @@ class Snapshot:
         ):
             yield Kept(rows.place(kind, revision, at, record))
 
-    def become(self, roll: Prepared, *, horizon: int) -> None:
+    def become(self, roll: Prepared, *, horizon: int, at: Milliseconds, whole: bool = False) -> None:
         """Holds another roll from now on, in one transaction; the changes of earlier ones stay.
 
-        Its own changes are complete only after `horizon`.
+        Its own changes are complete only after `horizon`; its states are known from `at` on. The earlier roll is
+        `whole` here if nothing came after what was folded of it.
         """
         with self._writing():
+            known = self.position()
+            self._connection.execute(
+                "UPDATE states SET ends = ?, whole = ? WHERE epoch = ? AND epoch != ?",
+                (known.revision, int(whole), known.epoch, roll.epoch),
+            )
             for table in ("agents", "tombstones", "capabilities"):
                 self._connection.execute(f"DELETE FROM {table}")
+            self._connection.execute("DELETE FROM bases WHERE epoch = ?", (roll.epoch,))
             self._store(roll)
             self._raise_horizon(roll.epoch, horizon)
+            self._connection.execute(
+                "INSERT OR REPLACE INTO states (epoch, begins, began_at) VALUES (?, ?, ?)",
+                (roll.epoch, roll.revision, at),
+            )
+
+    def rebase(self) -> None:
+        """States of the roll are known from the present one on: what came before was not all seen."""
+        with self._writing():
+            for statement in schema.REBASE:
+                self._connection.execute(statement)
+
+    def doubt(self, epoch: str) -> None:
+        """Not everything that happened was seen: of no state is it sure before the next `rebase`."""
+        with self._writing():
+            for table in ("states", "bases"):
+                self._connection.execute(f"DELETE FROM {table} WHERE epoch = ?", (epoch,))
 
     def apply(self, batch: Prepared) -> None:
         """Stores a batch in one transaction; when it returns, the batch is on disk.
@@ -211,11 +234,29 @@ class Snapshot:
             ).fetchall()
             removed = 0
             for epoch, revision in doomed:
+                self._move_bases(epoch, revision)
                 removed += self._connection.execute(
                     "DELETE FROM changes WHERE epoch = ? AND revision <= ?", (epoch, revision)
                 ).rowcount
                 self._raise_horizon(epoch, revision)
+            if doomed:
+                self._forget_epochs()
         return removed
+
+    def _move_bases(self, epoch: str, revision: int) -> None:
+        """States are known from `revision` on: who was there then is what later changes stand on."""
+        found = self._connection.execute("SELECT begins FROM states WHERE epoch = ?", (epoch,)).fetchone()
+        if found is not None and found[0] < revision:
+            for statement in rows.MOVE_BASES:
+                self._connection.execute(statement, {"epoch": epoch, "begins": found[0], "revision": revision})
+
+    def _forget_epochs(self) -> None:
+        """Of rolls that are over and have no changes left, nothing is remembered."""
+        for table in ("states", "bases"):
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE epoch != ? AND epoch NOT IN (SELECT DISTINCT epoch FROM changes)",
+                (self.position().epoch,),
+            )
 
     def _store(self, batch: Prepared) -> None:
         for statement, cells in batch.statements:

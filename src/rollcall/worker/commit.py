@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from rollcall.core.errors import Unavailable
-from rollcall.core.instants import Seconds
+from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.store.rows import Folded, Prepared, prepared
 from rollcall.store.snapshot import Snapshot
 from rollcall.worker.measures import Times
@@ -66,14 +66,14 @@ class Committer:
         if not reached.done() or reached.cancelled():
             raise Unavailable(f"{self.trouble or 'the disk takes nothing'}; ask again, another worker may answer")
 
-    async def become(self, roll: Prepared, *, horizon: int) -> None:
+    async def become(self, roll: Prepared, *, horizon: int, at: Milliseconds, whole: bool = False) -> None:
         """Holds another roll from now on.
 
         Raises:
             Unavailable: the disk takes nothing.
         """
         await self.settled()
-        await self.call(self.snapshot.become, roll, horizon=horizon)
+        await self.call(self.snapshot.become, roll, horizon=horizon, at=at, whole=whole)
         self.start(roll.revision)
 
     async def has_room(self) -> None:

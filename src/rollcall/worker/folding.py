@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 import structlog
 from nats.aio.client import Client
 
+from rollcall.bus import headers as h
 from rollcall.bus import streams
 from rollcall.bus.follow import Follower, Stored
 from rollcall.bus.roll import Roll, read_change
 from rollcall.bus.streams import StreamState, Unsound
 from rollcall.bus.subjects import Subjects, key
 from rollcall.core.errors import Unavailable
-from rollcall.core.healing import Found, Standing, Verdict, is_news, missed_since, verdict
+from rollcall.core.healing import Found, Standing, Verdict, began, is_news, missed_since, verdict
 from rollcall.core.instants import Milliseconds, Seconds
 from rollcall.core.records import Change, Place
 from rollcall.store.rows import Folded, whole
@@ -61,6 +62,7 @@ class Folding:
         self._end = 0
         self._following = False
         self._answers_from = 0.0
+        self._doubtful = False
 
     @property
     def standing(self) -> Standing:
@@ -150,6 +152,7 @@ class Folding:
         async for batch in self._follower.batches():
             await self._note_gap(batch)
             for stored in batch:
+                self._check_epoch(stored)
                 change = read_change(stored, self._roster.epoch)
                 if change is not None:
                     before = self._roster.fold(change)
@@ -159,7 +162,14 @@ class Folding:
                 self._roster.progress.advance(stored.seq)
             self._roster.progress.advance(self._follower.upto)
             self._settle()
+            await self._trust_states()
             await self._committer.has_room()
+
+    def _check_epoch(self, stored: Stored) -> None:
+        """What a later roll tells is none of ours: the stream is being made anew under our eyes."""
+        epoch = stored.headers.get(h.EPOCH, self._roster.epoch)
+        if epoch != self._roster.epoch and began(epoch) > began(self._roster.epoch):
+            raise Unsound(f"the roll is made anew, as epoch {epoch}")
 
     async def _sound(self, state: StreamState) -> None:
         what, why = verdict(self._known_there(), await self._found(state))
@@ -169,6 +179,17 @@ class Folding:
         self._end = state.last
         self._follower.expect(state.last)
         self._settle()
+
+    async def _trust_states(self) -> None:
+        """Where something was missed, states are known again once everything is folded that the roll held."""
+        if not self._doubtful or not self._ground.firm.is_set():
+            return
+        try:
+            await self._committer.settled()
+            await self._committer.call(self._committer.snapshot.rebase)
+            self._doubtful = False
+        except Unavailable as error:
+            log.debug("states of the past are not known yet", error=str(error))
 
     def _settle(self) -> None:
         """The ground is firm once everything is folded that the roll held when it was found sound."""
@@ -218,7 +239,8 @@ class Folding:
         horizon = max([state.first - 1 if state.first > 1 else 0, *(healed.upto for healed in state.healings[-1:])])
         if not known.epoch:
             # Nothing to change over from: its whole history is folded in the ordinary way.
-            await self._committer.become(whole([], state.epoch, 0), horizon=horizon)
+            await self._committer.become(whole([], state.epoch, 0), horizon=horizon, at=began(state.epoch))
+            self._doubtful = horizon > 0
             self._roster.become(state.epoch, 0, [], state.healings)
             return
         folded = await self._read(state)
@@ -227,7 +249,10 @@ class Folding:
         places = [Place(one.change.record, one.change.revision, one.change.kind, one.change.at) for one in folded]
         log.warning("changes over to another roll", why=why, agents=len(places), offers=len(news), epoch=state.epoch)
         # On disk first: what cannot be kept is not known either.
-        await self._committer.become(whole(folded, state.epoch, revision), horizon=horizon)
+        # How it came to what it is between its beginning and now was not read.
+        ended = any(one.epoch == known.epoch and one.revision <= known.revision for one in state.healings[-1:])
+        at = max((one.change.at for one in folded), default=began(state.epoch))
+        await self._committer.become(whole(folded, state.epoch, revision), horizon=revision, at=at, whole=ended)
         self._roster.become(state.epoch, revision, places, state.healings)
         self._newest = max(((one.change.revision, one.change.at) for one in folded), default=(0, 0))
         await self._offer(news, known)
@@ -274,6 +299,9 @@ class Folding:
             expected = stored.seq + 1
         if gap:
             await self._committer.call(self._committer.snapshot.start_history, self._roster.epoch, gap)
+            # Whose changes they were is known when everything after them is: until then no state is sure.
+            await self._committer.call(self._committer.snapshot.doubt, self._roster.epoch)
+            self._doubtful = True
 
 
 def _news(mine: list[Place], folded: list[Folded], since: Milliseconds) -> list[tuple[Place, int]]:

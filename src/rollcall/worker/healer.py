@@ -5,7 +5,7 @@ never comes back, whatever was lost. Only the holder of the leader lease does th
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from nats.aio.client import Client
@@ -89,32 +89,59 @@ class Healer:
         """
         if verdict is not Verdict.UNSOUND:
             return
-        known, stream = self._standing(), self._subjects.roll_stream
-        roll = await streams.ensure(self._client, shapes.roll_config(self._subjects, self._replicas), epoch="")
-        epoch = streams.new_epoch(max(now, began(known.epoch) + 1, began(roll.epoch) + 1))
+        roll = await self._ensured()
+        known = self._standing()
         if not known.epoch:
             # Whatever is there is more than nothing: a seeding that was broken off, or a copy that somebody put there.
-            await streams.set_epoch(self._client, stream, epoch)
+            await streams.set_epoch(
+                self._client, self._subjects.roll_stream, _epoch_after(now, known.epoch, roll.epoch)
+            )
             return
-        log.warning("seeds the roll from the snapshot", why=why, agents=len(self._roster), epoch=epoch)
+        await self._make(roll, list(self._roster.places()), why, f"healed: {why}", now)
+
+    async def restore(self, added: Sequence[Place], why: str, now: Milliseconds) -> str:
+        """Makes a sound roll anew, with agents that it does not hold; returns its epoch.
+
+        Raises:
+            Unavailable: the server did not do it. If the roll has no epoch then, it is healed as any other.
+        """
+        roll = await self._ensured()
+        back = {place.record.id for place in added}
+        stay = [place for place in self._roster.places() if place.record.id not in back]
+        return await self._make(roll, [*stay, *added], why, why, now)
+
+    async def _ensured(self) -> StreamState:
+        return await streams.ensure(self._client, shapes.roll_config(self._subjects, self._replicas), epoch="")
+
+    async def _make(self, roll: StreamState, places: Sequence[Place], why: str, reason: str, now: Milliseconds) -> str:
+        """Makes a roll of these places; changes are told with the `reason`."""
+        known, stream = self._standing(), self._subjects.roll_stream
+        epoch = _epoch_after(now, known.epoch, roll.epoch)
+        log.warning("makes the roll anew", why=why, agents=len(places), epoch=epoch)
         if roll.epoch:
             await streams.set_epoch(self._client, stream, "")
         await streams.purge_up_to(self._client, stream, max(roll.last, known.revision) + 1)
-        upto = await self._seed(epoch, why)
+        upto = await self._seed(places, epoch, reason)
         healed = Healed(known.epoch, known.revision, timestamp(known.at), max(upto, roll.last, known.revision), why)
         await streams.set_epoch(self._client, stream, epoch, [*_chain(roll, self._roster), healed])
         log.warning("the roll is whole again", epoch=epoch, upto=upto)
+        return epoch
 
-    async def _seed(self, epoch: str, why: str) -> int:
+    async def _seed(self, places: Sequence[Place], epoch: str, reason: str) -> int:
         writer = Roll(self._client, self._subjects, tombstone_ttl=self._tombstone_ttl)
         async with writer.opened() as roll:
-            seeding = Seeding(roll, epoch=epoch, reason=f"healed: {why}")
-            for place in sorted(self._roster.places(), key=order):
+            seeding = Seeding(roll, epoch=epoch, reason=reason)
+            for place in sorted(places, key=order):
                 await seeding.write(place, expected=0)
             await seeding.settled()
         if seeding.failed:
             raise Unavailable(f"the roll could not be seeded: {seeding.failed}; it is tried again")
         return seeding.last
+
+
+def _epoch_after(now: Milliseconds, *epochs: str) -> str:
+    """A new epoch, later than these."""
+    return streams.new_epoch(max(now, *(began(epoch) + 1 for epoch in epochs)))
 
 
 def _chain(roll: StreamState, roster: Roster) -> list[Healed]:

@@ -53,6 +53,8 @@ class Housekeeping:
         if gone:
             log.info("forgets what the roll no longer holds", agents=len(gone))
             await self._forget(gone)
+            # When they left, nobody here saw.
+            await self._committer.call(self._committer.snapshot.rebase)
 
     async def save_seen(self) -> None:
         """Brings to disk, once a second, when agents were last heard."""

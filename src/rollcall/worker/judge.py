@@ -24,7 +24,7 @@ from rollcall.core.guard import Guard
 from rollcall.core.instants import Seconds, timestamp
 from rollcall.core.lease import Lease, Stage
 from rollcall.core.liveness import liveness
-from rollcall.core.records import BEATING, DEFAULT_TTL, Liveness
+from rollcall.core.records import DEFAULT_TTL, Liveness
 from rollcall.worker.inquiry import Inquiry
 from rollcall.worker.lead import Lead
 from rollcall.worker.roster import Roster
@@ -179,7 +179,7 @@ class Judge:
             return
         role, id = names(key)
         place = self._roster.standing(id)
-        if place is None or place.record.status not in BEATING:
+        if place is None or not place.record.beating:
             self._roster.leases.return_(key)
             return
         taken = await self._lead.observe(Lose(role=role, id=id, reason=_why(lease, now)))

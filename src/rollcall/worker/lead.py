@@ -267,7 +267,11 @@ class Lead:
         if pending.folded or isinstance(ack, Written):
             return
         assert self._tasks is not None
-        self._tasks.create_task(self._again(pending, ack), name=f"decide {pending.command.id!r} again")
+        again = self._again(pending, ack)
+        try:
+            self._tasks.create_task(again, name=f"decide {pending.command.id!r} again")
+        except RuntimeError:
+            again.close()  # the term ends; the next one finds the command in the inbox
 
     async def _again(self, pending: Pending, ack: Refused | Unknown) -> None:
         """Decides anew after a write that was refused or lost: first everything the roll says is folded."""

@@ -40,6 +40,7 @@ from rollcall.worker.operating import Operating
 from rollcall.worker.outcomes import Outcomes
 from rollcall.worker.peers import Peers
 from rollcall.worker.position import LostLease, Position
+from rollcall.worker.restoring import Restoring
 from rollcall.worker.roster import Roster
 from rollcall.worker.settings import WorkerSettings
 from rollcall.worker.shelf import Shelf
@@ -47,6 +48,8 @@ from rollcall.worker.vigil import Vigil
 from rollcall.worker.witness import Witness
 
 LOOK_EVERY: Seconds = 2.0
+
+RESTORED_WITHIN: Seconds = 30.0
 
 GIVE_WAY: Seconds = 3.0
 """How long a worker that knows less leaves the lease to one that knows more."""
@@ -111,6 +114,7 @@ class Leadership:
         self._governing = governing
         self._identity = identity
         self._gazette = gazette
+        self._restoring = Restoring(roster, max_agents=settings.max_agents, max_roles=settings.max_roles)
         self._mail: Mail | None = None
         self.lead: Lead | None = None
         self.leader = ""
@@ -129,6 +133,8 @@ class Leadership:
                     log.warning("no longer leads", worker=self._settings.name, why=_reason(away))
                 self.leader = ""
                 forget_cancellation()
+                if self._restoring.due:
+                    continue  # the lease is ours still
             await self._ground.news(within=RENEW_EVERY)
 
     def stop(self) -> None:
@@ -157,7 +163,7 @@ class Leadership:
         """Whoever follows a sound roll may; one that must be made anew is for the worker that knows most."""
         if self._committer.trouble or self._roster.clock.now() < self._given_way_until:
             return False
-        if self._ground.firm.is_set():
+        if self._ground.firm.is_set() or self._restoring.due:
             return True
         if not self._ground.shaken.is_set():
             return False
@@ -170,7 +176,8 @@ class Leadership:
 
     async def _won(self) -> bool:
         try:
-            self._lease.revision = 0
+            if not self._restoring.due:
+                self._lease.revision = 0
             if await self._renew():
                 return True
             held = await self._lease.read()
@@ -260,6 +267,8 @@ class Leadership:
             governing=self._governing,
             identity=self._identity,
             gazette=self._gazette,
+            restoring=self._restoring,
+            restore=self._end_for_restore,
         )
         async with operating.opened(), asyncio.TaskGroup() as tasks:
             follower = Follower(client, subjects.inbox_stream, start)
@@ -354,10 +363,32 @@ class Leadership:
             await self._healer.heal(what, why, clock.wall())
             self._ground.mended.set()
             await self._ground.firm.wait()
+        if self._restoring.due:
+            await self._restore()
+
+    async def _restore(self) -> None:
+        """Makes the roll anew with what a backup brings back, and waits until this worker follows it."""
+        added, clock = self._restoring.take_due(), self._roster.clock
+        if not added:
+            return
+        epoch = await self._healer.restore(added, self._restoring.why, clock.wall())
+        deadline = clock.now() + RESTORED_WITHIN
+        while self._roster.epoch != epoch or not self._ground.firm.is_set():
+            if clock.now() > deadline:
+                raise Unavailable(f"the restored roll of epoch {epoch} is not followed; it is looked at again")
+            await self._folding.check()
+            self._ground.mended.set()
+            await asyncio.sleep(RENEW_EVERY / 10)
+
+    def _end_for_restore(self) -> None:
+        """Ends the term as soon as its answers are out; the next one begins with the backup."""
+        self._ground.shake(self._restoring.why)
+        self._ground.settle()
 
     async def _while_firm(self) -> None:
         await self._ground.shaken.wait()
-        raise LostLease(self._ground.why or "it gives way to a worker that knows more")
+        why = self._restoring.why if self._restoring.due else self._ground.why
+        raise LostLease(why or "it gives way to a worker that knows more")
 
     async def _while_healthy(self) -> None:
         await self._committer.troubled.wait()
@@ -376,7 +407,8 @@ class Leadership:
         try:
             async with asyncio.timeout(0.5):
                 await self._position.save(lead)
-                await self._lease.clear()
+                if not self._restoring.due:
+                    await self._lease.clear()
         except (TimeoutError, Unavailable, LostLease) as error:
             log.debug("the lease ends by itself", error=str(error))
 

@@ -1,5 +1,6 @@
 """What operators ask of the leader: to end the guard, to call the roll, to approve or deny what waits."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -21,6 +22,7 @@ from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.identity import Identity
 from rollcall.worker.lead import Lead
+from rollcall.worker.restoring import Part, Restoring
 from rollcall.worker.roster import Roster
 from rollcall.worker.sight import View
 
@@ -56,6 +58,8 @@ class Operating:
         governing: Governing,
         identity: Identity,
         gazette: Gazette,
+        restoring: Restoring,
+        restore: Callable[[], None],
     ) -> None:
         self._client = client
         self._subjects = subjects
@@ -66,6 +70,8 @@ class Operating:
         self._governing = governing
         self._identity = identity
         self._gazette = gazette
+        self._restoring = restoring
+        self._restore = restore
 
     def opened(self) -> AbstractAsyncContextManager[None]:
         """Answers until the block ends."""
@@ -82,6 +88,8 @@ class Operating:
             return
         if message.reply:
             await self._client.publish(message.reply, codec.encode(done))
+        if self._restoring.due:
+            self._restore()
 
     def _check(self, verb: str, body: bytes, sender: str) -> None:
         """Where there are operators, only they operate; a key may always be revoked by itself."""
@@ -110,6 +118,8 @@ class Operating:
                 return {"pending": [one for one in self._lead.antechamber.told() if view.sees(one["role"])]}
             case "approve" | "deny":
                 return self._settle(codec.decode(body, Verdict), verb == "approve")
+            case "restore":
+                return self._restoring.take(codec.decode(body, Part))
             case "revoke":
                 key = checked_public(codec.decode(body, Revocation).key)
                 log.warning("a key is revoked", key=key)
@@ -120,8 +130,8 @@ class Operating:
                 return {"revoked": await self._gazette.revoke(key, at, by_operator=by_operator)}
             case _:
                 raise Invalid(
-                    f"operators can 'release' the guard, 'call' the roll, 'approve' or 'deny' what is 'pending', and "
-                    f"'revoke' a key, not {verb!r}"
+                    f"operators can 'release' the guard, 'call' the roll, 'approve' or 'deny' what is 'pending', "
+                    f"'revoke' a key, and 'restore' a backup, not {verb!r}"
                 )
 
     def _owns(self, key: str) -> bool:

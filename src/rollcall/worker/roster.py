@@ -9,7 +9,7 @@ from rollcall.core.healing import Healed, began
 from rollcall.core.instants import Milliseconds, Seconds, instant
 from rollcall.core.lease import FLAPS, Lease
 from rollcall.core.leases import Leases
-from rollcall.core.records import BEATING, Beat, Change, ChangeKind, Liveness, Place, Record
+from rollcall.core.records import Beat, Change, ChangeKind, Liveness, Place, Record
 from rollcall.worker.clock import Clock
 from rollcall.worker.lean import Lean
 from rollcall.worker.progress import Progress
@@ -289,5 +289,5 @@ def _revived(before: Place | None, record: Record) -> bool:
     """An update that ended being lost, or brought back an intent under which beats are expected."""
     if before is None or before.gone:
         return True
-    was_expected = before.record.lost_at is None and before.record.status in BEATING
-    return not was_expected and record.lost_at is None and record.status in BEATING
+    was_expected = before.record.lost_at is None and before.record.beating
+    return not was_expected and record.lost_at is None and record.beating

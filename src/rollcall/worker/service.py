@@ -31,6 +31,7 @@ from rollcall.worker.answers import Answers
 from rollcall.worker.beats import Beats
 from rollcall.worker.commit import Committer
 from rollcall.worker.folding import Folding
+from rollcall.worker.hindsight import AsOf, Hindsight
 from rollcall.worker.measures import Times
 from rollcall.worker.roster import Roster
 from rollcall.worker.shelf import refusals
@@ -77,6 +78,7 @@ class Service:
         committer: Committer,
         answers: Answers,
         folding: Folding,
+        hindsight: Hindsight,
         beats: Beats,
         sight: Sight,
         times: Times,
@@ -87,6 +89,7 @@ class Service:
         self._worker = worker
         self._roster = roster
         self._folding = folding
+        self._hindsight = hindsight
         self._beats = beats
         self._sight = sight
         self._times = times
@@ -102,7 +105,7 @@ class Service:
             self._client,
             name="rollcall",
             version=version("rollcall-bus"),
-            description="The roll of living agents: discover by role, get, list, history, since, info.",
+            description="The roll of living agents: discover by role, get, list, history, since, asof, info.",
             metadata={"realm": self._subjects.realm, "worker": self._worker},
             stats_handler=self._measured,
         )
@@ -112,6 +115,7 @@ class Service:
             ("list", self._subjects.list, self._list),
             ("history", self._subjects.history("*"), self._history),
             ("since", self._subjects.since, self._since),
+            ("asof", self._subjects.asof, self._asof),
             ("messages", self._subjects.messages("*"), self._messages),
             ("info", self._subjects.info, self._tell),
         ]
@@ -146,6 +150,7 @@ class Service:
             "guard",
             "healing",
             "inbox",
+            "snapshot",
         )
         return msgspec.to_builtins({name: info[name] for name in names})
 
@@ -242,7 +247,12 @@ class Service:
         told, _ = self._fitting([_told(change) for change in reversed(shown)])
         refused = await refusals(self._client, self._subjects, id)
         refused = [one for one in refused if shown or view.sees(str(one.get("role", "")))]
-        return self._answers.envelope(changes=told[::-1], refusals=refused)
+        begins = await self._hindsight.begins()
+        return self._answers.envelope(changes=told[::-1], refusals=refused, begins=begins)
+
+    async def _asof(self, request: Request) -> bytes:
+        query = codec.decode(request.data, AsOf) if request.data else AsOf()
+        return await self._hindsight.answer(query, self._sight.of(request))
 
     async def _messages(self, request: Request) -> bytes:
         id = request.subject.rpartition(".")[2]

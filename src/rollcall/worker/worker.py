@@ -34,6 +34,7 @@ from rollcall.worker.gazette import Gazette
 from rollcall.worker.governing import Governing
 from rollcall.worker.greeting import Greeting
 from rollcall.worker.ground import Ground
+from rollcall.worker.hindsight import Hindsight
 from rollcall.worker.housekeeping import Housekeeping
 from rollcall.worker.identity import Identity
 from rollcall.worker.leadership import Leadership
@@ -210,18 +211,17 @@ class Worker:
         self._greeting = Greeting(
             client, subjects, roster, witness, self._identity, leads=lambda: self._leadership.lead is not None
         )
+        answers = Answers(
+            self._roster, worker=settings.name, room=client.max_payload - REPLY_MARGIN, guard=self._guarding
+        )
         self._service = Service(
             client,
             subjects,
             worker=settings.name,
             roster=self._roster,
             committer=self._committer,
-            answers=Answers(
-                self._roster,
-                worker=settings.name,
-                room=client.max_payload - REPLY_MARGIN,
-                guard=self._guarding,
-            ),
+            answers=answers,
+            hindsight=Hindsight(roster, self._committer, answers, room=client.max_payload - REPLY_MARGIN),
             folding=self._folding,
             beats=self._beats,
             sight=Sight(self._identity, roster),
@@ -300,6 +300,8 @@ class Worker:
             "signatures": self._settings.identity.signatures,
             "operators": self._identity.operators,
             "agents": len(self._roster),
+            "tombstones": sum(1 for _ in self._roster.places()) - len(self._roster),
+            "forget_after": self._settings.forget_after,
             "liveness": dict(sorted(liveness.items())),
             "roles": {name: len(role.members) for name, role in sorted(self._roster.roles.items()) if role.members},
             "inbox": {"waiting": lead.waiting, "settled": lead.settled} if lead is not None else None,

@@ -7,7 +7,26 @@ from typing import Annotated
 import typer
 
 from rollcall.core.errors import RollcallError
-from rollcall.faces.cli import agents, ask, creds, demo, doctor, files, http, keys, operate, serve, sync, verify
+from rollcall.faces.cli import (
+    agents,
+    ask,
+    backup,
+    cleanup,
+    creds,
+    demo,
+    directory,
+    doctor,
+    external,
+    files,
+    http,
+    keys,
+    lifecycle,
+    operate,
+    past,
+    serve,
+    sync,
+    verify,
+)
 from rollcall.faces.cli.common import NO, fail, of_the_system, set_up_logs
 
 app = typer.Typer(
@@ -19,13 +38,15 @@ app = typer.Typer(
     epilog="First steps: `rollcall demo` shows it all; `rollcall up` starts it for real.",
     pretty_exceptions_enable=False,
 )
-for part in (serve, http, demo, agents, ask, doctor, operate, files, verify):
+for part in (serve, http, demo, agents, lifecycle, ask, past, doctor, operate, cleanup, backup, files, verify):
     app.registered_commands += part.app.registered_commands
 app.add_typer(operate.guard, name="guard")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(creds.creds, name="creds")
 app.add_typer(creds.certs, name="certs")
 app.add_typer(sync.sync, name="sync")
+app.add_typer(directory.files, name="files")
+app.add_typer(external.external, name="external")
 
 
 def _show_version(wanted: bool) -> None:

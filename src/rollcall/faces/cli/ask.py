@@ -11,6 +11,7 @@ import rollcall
 from rollcall import Position, Watch
 from rollcall.faces.cli.access import connects, joined
 from rollcall.faces.cli.common import NO, Json, Nats, Realm, err, out, pairs, print_json, run
+from rollcall.faces.cli.past import MOMENT, moment, show_when
 from rollcall.faces.cli.show import agents_table, change_line, changes_table, entry_table
 
 app = typer.Typer()
@@ -27,25 +28,32 @@ Include = Annotated[list[str], typer.Option("--include", help="suspect, stuck, l
 @connects()
 def ls(
     role: Annotated[str | None, typer.Argument(help="Only this role.")] = None,
+    as_of: Annotated[str, typer.Option("--as-of", metavar="TIME|REVISION", help=f"As it was then. {MOMENT}")] = "",
     nats: Nats = None,
     realm: Realm = "default",
     json: Json = False,
 ) -> None:
     """List every agent on the roll, whatever its state.
 
-    Example: rollcall ls worker --json
+    Example: rollcall ls worker --as-of 10m
     """
+    then = moment(as_of) if as_of else None
 
     async def main() -> None:
         async with joined(nats, realm) as registry:
             everybody: dict[str, Any] = {"include": ["all"], "status": ["all"]}
-            page = await (registry.discover(role, **everybody) if role else registry.list(**everybody))
+            if then is not None:
+                page = await registry.as_of(role=role or "", **then)
+            else:
+                page = await (registry.discover(role, **everybody) if role else registry.list(**everybody))
         if json:
             print_json(page)
-        elif page:
+            return
+        if page:
             out.print(agents_table(page))
         else:
             err.print("nobody is on the roll" if role is None else f"no {role} is on the roll")
+        show_when(page)
 
     run(main())
 
@@ -148,7 +156,7 @@ def history(
         async with joined(nats, realm) as registry:
             told = await registry.story(id, limit=limit)
         if json:
-            print_json({"changes": told.changes, "refusals": told.refusals})
+            print_json({"changes": told.changes, "refusals": told.refusals, "begins": told.begins})
             return
         if told.changes:
             out.print(changes_table(told.changes))
@@ -157,6 +165,9 @@ def history(
             out.print(Text(f"{line}: {one['reason']}"))
         if not told.changes and not told.refusals:
             err.print(f"nothing is known of {id!r}")
+        if told.begins is not None and told.begins.revision:
+            begins = f"the history of this worker begins at revision {told.begins.revision}, {told.begins.at}"
+            err.print(Text(begins, style="dim"))
 
     run(main())
 

@@ -167,6 +167,8 @@ def default_address(dialect: Dialect, said: Environment) -> str:
             return "127.0.0.1:3003"
         case Dialect.MINDX:
             return "127.0.0.1:8000"
+        case Dialect.HOUMAO:
+            return "127.0.0.1:9891"
 
 
 def listeners(listen: list[str], dialects: list[Dialect], said: Environment) -> list[Listener]:

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from rollcall import Entry, Registry
 from rollcall.core.instants import Seconds, instant
-from rollcall.core.records import BEATING
 from rollcall.faces.cli.access import connects, joined
 from rollcall.faces.cli.common import NO, Json, Nats, Realm, err, out, print_json, run
 from rollcall.faces.cli.show import pending_table
@@ -61,7 +60,7 @@ async def _wait(seconds: Seconds, *, quiet: bool) -> None:
 async def _roll(registry: Registry, since: int) -> tuple[list[Entry], list[Entry]]:
     """Of those who should beat and were not lost before: who was heard since the call, and who was not."""
     page = await registry.list(exact=True)
-    expected = [entry for entry in page if entry.status in BEATING and entry.ttl is not None]
+    expected = [entry for entry in page if entry.beating and entry.ttl is not None]
     expected = [entry for entry in expected if entry.lost_at is None or instant(entry.lost_at) >= since]
     answered = [entry for entry in expected if entry.last_seen is not None and instant(entry.last_seen) >= since]
     heard = {entry.id for entry in answered}

@@ -1,7 +1,8 @@
 """The face put together: which dialect answers which request."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.middleware.cors import CORSMiddleware
@@ -14,6 +15,7 @@ from rollcall.core.errors import Misconfigured, RollcallError
 from rollcall.faces.http.access import Access
 from rollcall.faces.http.bounds import Bounds, Refuse
 from rollcall.faces.http.events import Hub
+from rollcall.faces.http.houmao.routes import Houmao
 from rollcall.faces.http.metrics import Measured, Metrics, matched
 from rollcall.faces.http.native import Native
 from rollcall.faces.http.noa import routes as noa
@@ -25,6 +27,7 @@ from rollcall.faces.http.vers import routes as vers
 
 VERS_PREFIX = "/registry"
 NOA_PREFIXES = ("/agents", "/analytics")
+HOUMAO_PREFIX = "/houmao"
 
 
 class Face:
@@ -67,7 +70,9 @@ class Face:
                 self._to_close.append(rust)
                 return self._around(rust.app(), _as_noa, open_to_all=True)
             case Dialect.MINDX:
-                return self._around(self._mindx(), _as_mindx)
+                return self._around(self._mindx(), _as_detail)
+            case Dialect.HOUMAO:
+                return self._around(self._houmao(end=_end_process), _as_detail)
 
     def _mindx(self) -> ASGIApp:
         try:
@@ -76,10 +81,13 @@ class Face:
             raise Misconfigured(f"{error.name} is missing; install it: pip install 'rollcall-bus[mindx]'") from error
         return Mindx(self._registry, self._settings.mindx_root, self._access).app()
 
+    def _houmao(self, end: Callable[[], None] | None = None) -> ASGIApp:
+        return Houmao(self._registry, self._access, end).app()
+
     def _together(self) -> ASGIApp:
         of_noa = self._noa(uptime=True)
         native = Native(self._registry, self._hub, self._access, self._metrics).app()
-        return Together(self._vers(), of_noa, native)
+        return Together(self._vers(), of_noa, self._houmao(), native)
 
     def _vers(self) -> ASGIApp:
         return vers.Vers(self._registry, self._settings.vers, self._access).app()
@@ -111,8 +119,9 @@ class Face:
 class Together:
     """All dialects on one port: the prefix decides."""
 
-    def __init__(self, of_vers: ASGIApp, of_noa: noa.Noa, native: ASGIApp) -> None:
+    def __init__(self, of_vers: ASGIApp, of_noa: noa.Noa, of_houmao: ASGIApp, native: ASGIApp) -> None:
         self._vers = of_vers
+        self._houmao = of_houmao
         self._noa = of_noa.app()
         self._health = of_noa.health
         self._native = native
@@ -128,8 +137,15 @@ class Together:
             await self._vers(scope, receive, send)
         elif under(path, *NOA_PREFIXES):
             await self._noa(scope, receive, send)
+        elif under(path, HOUMAO_PREFIX):
+            await self._houmao(scope, receive, send)
         else:
             await self._native(scope, receive, send)
+
+
+def _end_process() -> None:
+    """Ends as when it is told to by whoever started it."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def under(path: str, *prefixes: str) -> bool:
@@ -141,6 +157,8 @@ def _refused(path: str, error: RollcallError, status: int) -> Response:
     """A request that went no further, in the form that belongs to its path."""
     if under(path, VERS_PREFIX):
         return _as_vers(path, error, status)
+    if under(path, HOUMAO_PREFIX):
+        return _as_detail(path, error, status)
     return _as_noa(path, error, status) if under(path, *NOA_PREFIXES) else problem(error, status)
 
 
@@ -152,5 +170,5 @@ def _as_noa(_: str, error: RollcallError, __: int) -> Response:
     return noa.refusal(error)
 
 
-def _as_mindx(_: str, error: RollcallError, status: int) -> Response:
+def _as_detail(_: str, error: RollcallError, status: int) -> Response:
     return reply({"detail": error.message}, status)

@@ -19,6 +19,7 @@ class Dialect(StrEnum):
     NOA = "noa"
     NOA_RUST = "noa-rust"
     MINDX = "mindx"
+    HOUMAO = "houmao"
 
 
 class Listener(Struct, frozen=True):

@@ -1,0 +1,360 @@
+"""From the directory into the roll: once, or as files change."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+import watchfiles
+from msgspec import Struct
+
+from rollcall import Conflict, Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
+from rollcall.core import codec
+from rollcall.core.instants import Seconds
+from rollcall.core.records import ENDINGS
+from rollcall.faces.files.houmao import directory as places
+from rollcall.faces.files.houmao.directory import RECORD, Directory, Look
+from rollcall.faces.files.houmao.mapping import (
+    OWNER,
+    external_fields,
+    fields_of,
+    generation_of,
+    patch_of,
+)
+from rollcall.faces.files.houmao.names import wrong_with
+from rollcall.faces.files.houmao.news import Asks, Stale, asks, external_asks
+from rollcall.faces.files.houmao.ownership import fresh
+from rollcall.faces.files.houmao.publish import check_secrets
+from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord, read_external, read_local
+
+AT_ONCE = 1000
+"""Registrations that are sent together."""
+ASKED_AT_ONCE = 64
+PAST = 16
+"""Earlier states of an agent that are known again in a file."""
+LOOK_EVERY: Seconds = 30.0
+"""How often the whole directory is looked at, whatever was heard of it."""
+LOOK_AGAIN: Seconds = 1.0
+BELIEVED = 0.15
+AT_LEAST = 5
+"""Records that may vanish at once and are believed; beyond it, and beyond that part of them, the directory was lost."""
+
+log = structlog.get_logger(__name__)
+
+
+class Skipped(Struct, frozen=True):
+    """An entry of the directory that is stale."""
+
+    path: str
+    why: str
+
+
+class Refused(Struct, frozen=True):
+    """A record that the roll does not take."""
+
+    id: str
+    error: str
+    message: str
+
+
+class Imported(Struct):
+    """What became of the records of a directory."""
+
+    root: str
+    registered: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deregistered: int = 0
+    stale: list[Skipped] = []
+    refused: list[Refused] = []
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything happened."""
+        return bool(self.registered or self.updated or self.deregistered or self.stale or self.refused)
+
+
+Read = tuple[str, str, bytes]
+"""The kind, the id and the bytes of a record."""
+
+_WHY = {
+    "missing": "record.json is missing",
+    "entry link": "the entry is a symlink",
+    "record link": "record.json is a symlink",
+    "too large": "record.json is malformed: it is larger than any record",
+}
+
+
+class Incoming:
+    """Takes records in. What was read before, and is the same, is not looked at again."""
+
+    def __init__(self, registry: Registry, root: Path) -> None:
+        self._registry = registry
+        self._directory = Directory(root)
+        self._read: dict[tuple[str, str], bytes] = {}
+        self._troubles: dict[str, str] = {}
+
+    async def take_in(
+        self, only: Mapping[str, set[str]] | None = None, advance: Callable[[int], object] = lambda _: None
+    ) -> Imported:
+        """Takes in the records of the directory, or `only` those of these ids, by kind."""
+        told = Imported(str(self._directory.root), stale=[], refused=[])
+        found, known = await asyncio.gather(asyncio.to_thread(self._look, only, told), self._known(only))
+        for start in range(0, len(found), AT_ONCE):
+            some = found[start : start + AT_ONCE]
+            await self._take(some, known, told)
+            advance(len(some))
+        return told
+
+    def _look(self, only: Mapping[str, set[str]] | None, told: Imported) -> list[Read]:
+        found: list[Read] = []
+        for kind in (places.LOCAL, places.EXTERNAL):
+            try:
+                if self._directory.is_link(kind):
+                    told.stale.append(Skipped(str(self._directory.root / kind), f"{kind} root is a symlink"))
+                    continue
+                looks = self._directory.looks(kind) if only is None else self._some(kind, only.get(kind, set()))
+                for id, look in looks:
+                    self._sort(kind, id, look, found, told)
+            except OSError as error:
+                told.stale.append(Skipped(str(self._directory.root / kind), str(error.strerror)))
+        return found
+
+    def _some(self, kind: str, ids: Iterable[str]) -> Iterable[tuple[str, Look | OSError]]:
+        for id in sorted(ids):
+            try:
+                yield id, self._directory.look(kind, id)
+            except OSError as error:
+                yield id, error
+
+    def _sort(self, kind: str, id: str, look: Look | OSError, found: list[Read], told: Imported) -> None:
+        path = str(self._directory.root / kind / id / RECORD)
+        if isinstance(look, OSError):
+            told.stale.append(Skipped(path, f"record.json cannot be read: {look.strerror}"))
+        elif look.found == "nothing":
+            pass  # taken away meanwhile
+        elif look.found != "record":
+            self._read.pop((kind, id), None)
+            told.stale.append(Skipped(path, _WHY[look.found]))
+        elif self._read.get((kind, id)) != look.data:
+            found.append((kind, id, look.data))
+        else:
+            told.unchanged += 1
+
+    async def _known(self, only: Mapping[str, set[str]] | None) -> dict[str, Entry]:
+        wanted = None if only is None else {id for ids in only.values() for id in ids}
+        if wanted is None or len(wanted) > PAST:
+            return {entry.id: entry for entry in await self._registry.list(exact=True)}
+        found = {}
+        for id in wanted:
+            with contextlib.suppress(NotFound):
+                found[id] = await self._registry.get(id)
+        return found
+
+    async def _take(self, some: list[Read], known: dict[str, Entry], told: Imported) -> None:
+        now = datetime.now(UTC)
+        new: list[tuple[Read, dict[str, Any]]] = []
+        left = await self._left([id for _, id, _ in some if id not in known and not wrong_with(id, "agent_id")])
+        for one in some:
+            kind, id, data = one
+            try:
+                record = self._record(kind, id, data)
+                check_secrets(record)
+                if left.get(id) == record.generation_id:
+                    raise Invalid(
+                        f"generation `{record.generation_id}` left the roll; remove the record, or relaunch it"
+                    )
+                done = await self._step(record, known.get(id), now, told)
+            except Unavailable:
+                raise
+            except RollcallError as error:
+                if error.code == "invalid":
+                    told.stale.append(Skipped(str(self._directory.path(kind, id)), error.message))
+                else:
+                    told.refused.append(Refused(id, error.code, error.message))
+                continue
+            if done is None:
+                self._read[kind, id] = data
+            else:
+                new.append((one, done))
+        await self._register(new, told)
+
+    async def _left(self, ids: list[str]) -> dict[str, str]:
+        """Of those who are not on the roll: which generation of them left it of late."""
+        if not ids or not (await self._registry.info(exact=True))["tombstones"]:
+            return {}
+        at_once = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def last(id: str) -> tuple[str, str]:
+            async with at_once:
+                changes = await self._registry.history(id, limit=1)
+            gone = changes and changes[-1].kind in ENDINGS
+            return id, generation_of(changes[-1].record) if gone else ""
+
+        return dict(await asyncio.gather(*map(last, ids)))
+
+    def _record(self, kind: str, id: str, data: bytes) -> LocalRecord | ExternalRecord:
+        path = str(self._directory.path(kind, id))
+        record = read_local(data, path) if kind == places.LOCAL else read_external(data, path)
+        own = record.agent_id if isinstance(record, LocalRecord) else record.external_agent_id
+        if own != id:
+            raise Conflict(f"the record in {path} is of {own!r}; its directory must bear its id")
+        return record
+
+    async def _step(
+        self, record: LocalRecord | ExternalRecord, entry: Entry | None, now: datetime, told: Imported
+    ) -> dict[str, Any] | None:
+        """Does what a record asks; what is to be registered is given back, to be sent with others."""
+        if isinstance(record, ExternalRecord):
+            asked: Asks | Stale = external_asks(record, entry)
+            fields = external_fields(record)
+        else:
+            asked = asks(record, entry, (), now)
+            if entry is not None and asked not in (Asks.NOTHING, Asks.RENEW):
+                asked = asks(record, entry, await self._past(entry), now)
+            fields = fields_of(record, entry, now)
+        match asked:
+            case Stale(why):
+                told.stale.append(Skipped(str(self._directory.path(places.LOCAL, fields["id"])), why))
+            case Asks.NOTHING:
+                told.unchanged += 1
+            case Asks.REGISTER:
+                return fields
+            case Asks.RENEW | Asks.UPDATE if entry is not None and isinstance(record, LocalRecord):
+                patch = patch_of(record, entry, now)
+                alive = fresh(record, now)
+                await self._registry.update(entry.role, entry.id, patch, expected=entry.revision, beat=alive)
+                told.updated += 1
+            case _ if entry is not None:
+                await self._take_over(entry, fields)
+                told.updated += 1
+        return None
+
+    async def _past(self, entry: Entry) -> list[Entry]:
+        """What the roll said of an agent before."""
+        changes = await self._registry.history(entry.id, limit=PAST)
+        return [as_entry(change.record, change.revision) for change in changes]
+
+    async def _take_over(self, entry: Entry, fields: dict[str, Any]) -> None:
+        if fields["role"] != entry.role:
+            await self._registry.deregister(
+                entry.role, entry.id, incarnation=entry.incarnation, reason=f"its tool is {fields['role']} now"
+            )
+            await self._registry.announce(codec.as_profile(fields), Mode.CREATE)
+            return
+        await self._registry.announce(codec.as_profile(fields), Mode.TAKEOVER, expected=entry.revision)
+
+    async def _register(self, new: list[tuple[Read, dict[str, Any]]], told: Imported) -> None:
+        outcomes = await self._registry.register_many([fields for _, fields in new], mode=Mode.CREATE, timeout=30)
+        for ((kind, id, data), _), outcome in zip(new, outcomes, strict=True):
+            if isinstance(outcome, Unavailable):
+                raise outcome
+            if isinstance(outcome, RollcallError):
+                told.refused.append(Refused(id, outcome.code, outcome.message))
+            else:
+                self._read[kind, id] = data
+                told.registered += 1
+
+    def news_of(self, told: Imported) -> Imported:
+        """What was done, with each trouble told once, until it is another one."""
+        stale = [one for one in told.stale if self._troubles.get(one.path) != one.why]
+        refused = [one for one in told.refused if self._troubles.get(one.id) != one.message]
+        self._troubles |= {one.path: one.why for one in stale} | {one.id: one.message for one in refused}
+        return Imported(told.root, told.registered, told.updated, told.unchanged, told.deregistered, stale, refused)
+
+    async def vanished(self, told: Imported) -> None:
+        """Deregisters agents of the directory whose records were taken away."""
+        gone = await asyncio.to_thread(self._vanished)
+        if len(gone) > max(AT_LEAST, BELIEVED * len(self._read)):
+            log.warning(
+                "very many records vanished at once; nobody is deregistered for that",
+                records=len(gone),
+                root=str(self._directory.root),
+            )
+            return
+        for kind, id in gone:
+            data = self._read.pop((kind, id))
+            with contextlib.suppress(NotFound):
+                entry = await self._registry.get(id)
+                record = self._record(kind, id, data)
+                # An agent that only was mirrored there lives on; its file comes back.
+                if entry.owner == OWNER + record.generation_id == OWNER + generation_of(entry):
+                    reason = "its record was removed from the registry directory"
+                    await self._registry.deregister(entry.role, id, incarnation=entry.incarnation, reason=reason)
+                    told.deregistered += 1
+
+    def _vanished(self) -> list[tuple[str, str]]:
+        """Of what was read before, what is there no more; nothing where a whole directory is gone."""
+        gone = []
+        for kind in (places.LOCAL, places.EXTERNAL):
+            known = [id for one, id in self._read if one == kind]
+            if not known or self._directory.is_link(kind) or not (self._directory.root / kind).is_dir():
+                continue
+            there = set(self._directory.ids(kind))
+            gone += [(kind, id) for id in known if id not in there]
+        return gone
+
+
+def as_entry(record: Any, revision: int) -> Entry:  # Any: a Record of a change
+    """A record of history as an entry, of which nothing more is known."""
+    said = {name: getattr(record, name) for name in type(record).__struct_fields__}
+    liveness = Liveness.LOST if record.lost_at is not None else Liveness.UNKNOWN
+    return Entry(**said, revision=revision, liveness=liveness)
+
+
+async def watch(registry: Registry, root: Path) -> AsyncIterator[Imported]:
+    """Takes everything in, and then whatever changes; yields what was done. Ends only when it is closed."""
+    incoming = Incoming(registry, root)
+    while True:
+        async for changed in _changes(root):
+            try:
+                told = await incoming.take_in(changed)
+                await incoming.vanished(told)
+            except Unavailable as error:
+                log.warning("the registry does not answer; what changed is taken in later", error=error.message)
+                break
+            yield incoming.news_of(told)
+        await asyncio.sleep(LOOK_AGAIN)
+
+
+async def _changes(root: Path) -> AsyncIterator[dict[str, set[str]] | None]:
+    """Which ids changed, by kind; None for whatever may have. Ends when another directory is there, or none."""
+    watched, looked = _identity(root), time.monotonic()
+    yield None
+    if watched is None:
+        return
+    try:
+        async for changes in watchfiles.awatch(
+            root, watch_filter=None, step=20, debounce=200, rust_timeout=round(LOOK_AGAIN * 1000), yield_on_timeout=True
+        ):
+            if _identity(root) != watched:
+                return
+            if changes:
+                yield _ids(root, changes)
+            elif time.monotonic() - looked > LOOK_EVERY:
+                looked = time.monotonic()
+                yield None
+    except (OSError, RuntimeError) as error:
+        log.debug("the directory cannot be watched now", error=str(error))
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    """Which directory it is; None while there is none."""
+    try:
+        found = root.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _ids(root: Path, changes: set[tuple[watchfiles.Change, str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {places.LOCAL: set(), places.EXTERNAL: set()}
+    for _, path in changes:
+        parts = Path(path).relative_to(root).parts
+        if len(parts) >= 2 and parts[0] in found and (len(parts) == 2 or parts[2] == RECORD):
+            found[parts[0]].add(parts[1])
+    return found

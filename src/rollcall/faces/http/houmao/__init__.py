@@ -1,0 +1,1 @@
+"""The routes of Houmao's passive server about its registry."""
