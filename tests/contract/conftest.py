@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.contract.noa import Court, Face, Listening, until
-from tests.forked import Forked
 from tests.processes import Process, rollcall
 
 T = 1.0
@@ -165,10 +164,3 @@ def csv_realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     ports = ["--nats-port", "0", "--http", "127.0.0.1:0", "--http-token", "open-sesame"]
     with Process("up", *ports, "--data-dir", str(home), "--ready-file", str(ready), home=home) as process:
         yield {**process.ready(ready), "home": home, "process": process}
-
-
-@pytest.fixture(scope="session")
-def forked() -> Iterator[Forked]:
-    """Commands, each in a process of its own, without the second that Python needs to start."""
-    with Forked() as one:
-        yield one

@@ -29,6 +29,7 @@ from tests.contract.houmao import (
     today,
     with_,
 )
+from tests.processes import rollcall
 
 POINTERS = {
     "manifest_path": "/run/m.json",
@@ -334,11 +335,11 @@ async def test_a_session_is_matched_exactly_and_never_of_a_stopped_agent(core):
 
 
 @pytest.fixture
-def run(bus, forked):
+def run(bus):
     env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
 
     async def run(*arguments: str) -> tuple[int, str, str]:
-        done = await asyncio.to_thread(forked.run, *arguments, env=env)
+        done = await asyncio.to_thread(rollcall, *arguments, env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 
