@@ -8,6 +8,7 @@ these, or at the start itself, starts a program as it is. Where a loaded process
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def born(wanted):
     os.environ.clear()
     os.environ.update(wanted["env"])
     os.chdir(wanted["cwd"])
+    os.umask(wanted["umask"])
     more = wanted["env"].get("PYTHONPATH", "").split(os.pathsep)
     sys.path[1:1] = [place for place in more if place and place not in sys.path]
     return 0
@@ -140,7 +142,7 @@ class Nursery:
     ) -> Child:
         """Starts a program; what it writes goes behind what the files hold. They must be there."""
         files = {"in": str(stdin), "out": str(stdout), "err": str(stderr or stdout)}
-        asked = {**files, "program": list(command[1:]), "env": dict(env), "cwd": str(Path.cwd())}
+        asked = {**files, "program": list(command[1:]), "env": dict(env), "cwd": str(Path.cwd()), "umask": _umask()}
         return Child(self, command, self.ask(asked))
 
     def ask(self, asked: Mapping[str, Any]) -> Any:
@@ -166,6 +168,12 @@ class Nursery:
         )
         os.close(theirs_in)
         os.close(theirs_out)
+
+
+def _umask() -> int:
+    """That of this process. To ask for it by setting it would change it for other threads."""
+    (line,) = re.findall(r"^Umask:\s*(\d+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(line, 8)
 
 
 NURSERY = Nursery()

@@ -12,13 +12,13 @@ from tests.conftest import eventually
 GRACE = 0.2
 
 
-async def test_an_agent_that_is_killed_is_lost_after_the_grace(rig: Rig):
-    recorder = Recorder(rig)
+async def test_an_agent_that_is_killed_is_lost_after_the_grace(rig: Rig, long: bool):
+    recorder, times = Recorder(rig), 5 if long else 3
     await rig.worker(disconnect_grace=GRACE)
     async with rig.registry() as registry, recorder.watching() as watch:
         await leader(registry)
         took = []
-        for number in range(5):
+        for number in range(times):
             agent = await rig.agents(f"a{number}-", ttl=30)
             recorder.mortal |= agent.ids
             (id,) = agent.ids
@@ -30,7 +30,7 @@ async def test_an_agent_that_is_killed_is_lost_after_the_grace(rig: Rig):
         assert min(took) >= GRACE and max(took) < GRACE + 1.0
         assert {entry.liveness for entry in await registry.list()} == {"lost"}
         await recorder.check(watch)
-    record("agent kill -9", f"grace {GRACE} s", times=5, right_after=max(took))
+    record("agent kill -9", f"grace {GRACE} s", times=times, right_after=max(took))
 
 
 async def test_an_agent_frozen_longer_than_its_ttl_is_lost_and_recovers(rig: Rig):

@@ -23,6 +23,8 @@ def started(home):
         process.env = {"ROLLCALL_NATS": told["nats"]}
         process.told = told
         yield process
+        # How it ends is a rule of its own; nobody waits for that here.
+        process.popen.kill()
 
 
 @pytest.fixture

@@ -54,11 +54,10 @@ class Home:
         done = self.say("creds", kind, *arguments, "--out", str(self.path / name))
         return PUBLIC.search(done.stderr)[0]
 
-    def up(self, *arguments):
+    def up(self, *arguments, as_it_is=False):
         ready = self.path / f"ready-{time.monotonic_ns()}.json"
         more = ["--nats-port", "0", "--ready-file", str(ready), "--log-level", "debug"]
-        # As it is: what the process list shows of it is looked at.
-        process = Process("up", *more, *arguments, home=self.path, env=self.env, as_it_is=True)
+        process = Process("up", *more, *arguments, home=self.path, env=self.env, as_it_is=as_it_is)
         try:
             process.told = process.ready(ready)
         except BaseException:
@@ -80,7 +79,8 @@ def home(tmp_path):
 def served(tmp_path_factory):
     """`rollcall up --auth` and the person who started it, for many tests: each has ids of its own."""
     one = Home(tmp_path_factory.mktemp("guarded"))
-    with one.up("--auth", "--http", "127.0.0.1:0") as process:
+    # What the process list shows of it is looked at.
+    with one.up("--auth", "--http", "127.0.0.1:0", as_it_is=True) as process:
         one.process, one.url = process, process.told["nats"]
         yield one
     said = process.said()
