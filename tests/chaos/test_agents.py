@@ -1,5 +1,6 @@
 """One agent dies, freezes, is stuck, or leaves while nobody listens: each is told for what it is."""
 
+import asyncio
 import time
 from signal import Signals
 
@@ -22,6 +23,8 @@ async def test_an_agent_that_is_killed_is_lost_after_the_grace(rig: Rig, long: b
             agent = await rig.agents(f"a{number}-", ttl=30)
             recorder.mortal |= agent.ids
             (id,) = agent.ids
+            # Who is registered says hello next, and by that its connection is known.
+            await asyncio.sleep(1)
             killed = time.monotonic()
             agent.kill()
             await eventually(lambda id=id: recorder.when("lost", id), within=3, what=f"{id} lost")
