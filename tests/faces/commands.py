@@ -1,19 +1,19 @@
-"""Commands for one realm: each in a process of its own, without the second that Python needs to start."""
+"""Commands for one realm, each in a process of its own."""
 
 import asyncio
 import json
+import os
 from subprocess import CompletedProcess
 from typing import Any
 
 from tests.conftest import Bus
-from tests.forked import Forked, environment
+from tests.processes import rollcall
 
 
 class Commands:
     """`rollcall` for one realm, with nothing of whoever runs the tests."""
 
-    def __init__(self, bus: Bus, forked: Forked) -> None:
-        self._forked = forked
+    def __init__(self, bus: Bus) -> None:
         self.env = {
             "HOME": str(bus.home),
             "XDG_CONFIG_HOME": str(bus.home / "config"),
@@ -26,7 +26,7 @@ class Commands:
 
     async def __call__(self, *arguments: str, exits: int = 0, **env: str) -> "CompletedProcess[str]":
         """A command that ends as it should."""
-        done = await asyncio.to_thread(self._forked.run, *arguments, env=environment({**self.env, **env}))
+        done = await asyncio.to_thread(rollcall, *arguments, env={**os.environ, **self.env, **env})
         assert done.returncode == exits, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
