@@ -30,6 +30,7 @@ from tests.contract.houmao import (
     today,
     with_,
 )
+from tests.processes import rollcall
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -345,11 +346,11 @@ async def test_a_session_is_matched_exactly_and_never_of_a_stopped_agent(core):
 
 
 @pytest.fixture
-def run(realm, forked):
+def run(realm):
     env = {**os.environ, "ROLLCALL_NATS": realm.url, "ROLLCALL_REALM": realm.realm, "COLUMNS": "200"}
 
     async def run(*arguments: str) -> tuple[int, str, str]:
-        done = await asyncio.to_thread(forked.run, *arguments, env=env)
+        done = await asyncio.to_thread(rollcall, *arguments, env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 
