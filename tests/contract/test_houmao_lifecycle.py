@@ -100,11 +100,11 @@ async def test_to_stop_an_agent_keeps_what_it_needs_to_be_started_again(core, st
     assert (str(entry.status), entry.owner, entry.ttl) == ("stopped", "houmao:gen-1", None)
 
 
-async def test_to_stop_twice_changes_nothing(core):
-    await put(core, today(document()))
-    first = await lifecycle.stop(core, "gpu-1")
+async def test_who_is_stopped_already_is_left_as_it_is(core):
+    before = await put(core, document("stopped"))
 
-    assert (await lifecycle.stop(core, "gpu-1")).revision == first.revision
+    assert (await lifecycle.stop(core, "gpu-1")).revision == before.revision
+    assert await record(core) == document("stopped")
 
 
 async def test_who_is_retired_is_not_stopped(core):
