@@ -446,6 +446,17 @@ def test_a_roll_that_was_followed_to_its_end_is_known_until_the_next_one_began(w
     assert world.past.at_revision(last.epoch, last.revision + 1) is None
 
 
+def test_states_are_known_again_from_what_the_file_holds_on_and_not_from_before(world):
+    early = happen(world, ("a", REGISTERED))
+    now = happen(world, ("b", REGISTERED))
+
+    world.snapshot.rebase(early.revision, early.at)
+
+    assert world.past.at_revision(*order(early)) is None
+    assert world.past.at_time(early.at) is None
+    assert world.told(now) == {"a": "a at 1", "b": "b at 2"}
+
+
 def test_lost_agents_stand_in_the_past_as_lost(world):
     world.change("a", REGISTERED, 1)
     lost = change(world.epoch, 2, "a", LOST, lost_at=timestamp(BEGAN + 2))
