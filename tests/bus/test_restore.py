@@ -256,6 +256,23 @@ async def test_of_two_restores_at_once_each_is_done_or_refused(bus):
                 await eventually(lambda places=places: at_last(registry, places))
 
 
+async def test_a_restore_that_was_promised_is_not_forgotten_for_the_next_one(bus):
+    async with bus.served() as registry:
+        outcomes = await asyncio.gather(
+            *(part(registry, upload=id, places=places_of(id)) for id in "abcd"), return_exceptions=True
+        )
+
+        promised = [id for id, outcome in zip("abcd", outcomes, strict=True) if not isinstance(outcome, Exception)]
+        assert promised
+        assert {type(one) for one in outcomes if isinstance(one, Exception)} <= {rollcall.Busy, rollcall.Unavailable}
+        await eventually(lambda: all_there(registry, promised))
+
+
+async def all_there(registry, wanted):
+    with contextlib.suppress(rollcall.Unavailable):
+        return set(wanted) <= set(ids(await registry.list(exact=True)))
+
+
 async def at_last(registry, places):
     """Whether a backup is restored, by and by."""
     with contextlib.suppress(rollcall.Invalid, rollcall.Busy, rollcall.Unavailable):
