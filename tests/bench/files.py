@@ -49,6 +49,11 @@ async def _of_roll(
     registry: rollcall.Registry, home: Path, records: list[LocalRecord], now: datetime, bare: float
 ) -> Rows:
     source, target = home / "source", Directory(home / "target")
+    bulk = [{**mapping.fields_of(record, None, now), "id": f"bulk-{record.agent_id}"} for record in records]
+    started = time.monotonic()
+    await registry.register_many(bulk, timeout=60)
+    registered = time.monotonic() - started
+    await asyncio.gather(*(registry.deregister(one["role"], one["id"]) for one in bulk))
     for record in records:
         _put(source, record.agent_id, written(record))
     started = time.monotonic()
@@ -69,7 +74,12 @@ async def _of_roll(
     ratio = f"{exported / bare:.2f}x the bare loop's time"
     return [
         ("agents exported, each on disk", f"{COUNT / exported:,.0f}/s = {ratio}", "<= 3x"),
-        ("records taken in", f"{COUNT / taken_in:,.0f}/s", ">= 5,000/s"),
+        ("the same agents, registered by one bulk call", f"{COUNT / registered:,.0f}/s", ""),
+        (
+            "records taken in",
+            f"{COUNT / taken_in:,.0f}/s = {registered / taken_in:.2f}x the bulk call",
+            ">= 5,000/s",
+        ),
         ("the same again, nothing to do", f"{COUNT / repeated:,.0f}/s", ""),
         (f"a change in its file, among {COUNT:,} agents", mirrored, "200 ms"),
     ]
