@@ -17,9 +17,11 @@ import rollcall
 from rollcall import Entry
 from rollcall.faces.files.houmao import mapping
 from rollcall.faces.files.houmao.directory import LOCAL, RECORD, Directory
+from rollcall.faces.files.houmao.fields import time_text
+from rollcall.faces.files.houmao.forms import local, written
 from rollcall.faces.files.houmao.incoming import Incoming
 from rollcall.faces.files.houmao.outgoing import Mirroring, export
-from rollcall.faces.files.houmao.record import LocalRecord, local, time_text, written
+from rollcall.faces.files.houmao.record import LocalRecord
 from tests.conftest import leads
 from tests.processes import Process
 

@@ -18,10 +18,10 @@ from rollcall.core import codec
 from rollcall.core.instants import instant
 from rollcall.faces.files.houmao import incoming, outgoing
 from rollcall.faces.files.houmao.directory import Directory
+from rollcall.faces.files.houmao.forms import external
 from rollcall.faces.files.houmao.incoming import Imported, Incoming
 from rollcall.faces.files.houmao.mapping import external_fields, kept, kept_external
 from rollcall.faces.files.houmao.outgoing import Exported, Mirroring
-from rollcall.faces.files.houmao.record import external
 from tests.conftest import eventually
 from tests.contract.houmao import (
     FILESYSTEM,
