@@ -70,7 +70,12 @@ class Bus:
 
 @pytest.fixture
 def bus(nats_server: EmbeddedServer, tmp_path: Path) -> Iterator[Bus]:
-    one = Bus(nats_server, f"t{os.getpid()}-{next(_numbers)}", tmp_path)
+    yield from a_bus(nats_server, tmp_path)
+
+
+def a_bus(server: EmbeddedServer, home: Path) -> Iterator[Bus]:
+    """A realm that nobody else uses."""
+    one = Bus(server, f"t{os.getpid()}-{next(_numbers)}", home)
     yield one
     asyncio.run(_remove_streams(one))
 

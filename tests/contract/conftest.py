@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rollcall.embedded import EmbeddedServer
+from tests.conftest import Bus, a_bus
 from tests.contract.noa import Court, Face, Listening, until
 from tests.forked import Forked
 from tests.processes import Process, rollcall
@@ -172,3 +174,10 @@ def forked() -> Iterator[Forked]:
     """Commands, each in a process of its own, without the second that Python needs to start."""
     with Forked() as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def realm(nats_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    """One realm for all tests of a module."""
+    home = tmp_path_factory.mktemp("realm")
+    yield from a_bus(nats_server, home)

@@ -4,13 +4,19 @@ import asyncio
 import json
 import os
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from rollcall import Registry
+from rollcall.core import codec
 from rollcall.faces.files.houmao import cleanup as module
 from rollcall.faces.files.houmao.cleanup import Probe, clean, judged, tmux_sessions
 from rollcall.faces.files.houmao.directory import Directory
+from rollcall.faces.files.houmao.incoming import Incoming
+from rollcall.faces.files.houmao.mapping import fields_of
+from rollcall.faces.files.houmao.record import local
+from tests.conftest import eventually
 from tests.contract.houmao import (
     FILESYSTEM,
     NOW,
@@ -343,6 +349,7 @@ def tmux(tmp_path, monkeypatch):
         "printf 'a-1\\nwith space\\n'": {"a-1", "with space"},
         "echo 'no server running on /tmp/tmux-0/default' >&2; exit 1": set(),
         "echo 'error connecting to /tmp/tmux-0/default (No such file or directory)' >&2; exit 1": set(),
+        "echo 'error connecting to /tmp/tmux-0/default (Permission denied)' >&2; exit 1": None,
         "echo 'permission denied' >&2; exit 1": None,
         "exit 127": None,
     }.items(),
@@ -403,6 +410,45 @@ async def test_the_command_cleans_up_directory_and_roll(bus, run, mixed):
         assert sorted(entry.id for entry in await core.list()) == ["live", "stopped"]
     assert mixed.read("e-dead") is None
     assert mixed.read("d-fresh") is not None
+
+
+async def test_the_command_takes_an_agent_off_the_roll_with_its_record(bus, run, mixed):
+    dead, other = (today(document(id=id, session="gone")) for id in ("e-dead", "f-other"))
+    mixed.put(dead, other)
+    async with bus.served() as core:
+        await Incoming(core, mixed.root).take_in()
+        # The roll knows a later generation of this one already.
+        await core.deregister("claude", "f-other")
+        fields = fields_of(local(other | {"generation_id": "gen-2"}), None, datetime.now(UTC))
+        await core.announce(codec.as_profile(fields), "claim")
+
+        _, planned = await run("--dry-run")
+        _, told = await run()
+
+        for outcome, said in (("planned", planned), ("removed", told)):
+            assert {one["id"]: one["reason"] for one in said["roll"][outcome]} == {"e-dead": NO_SESSION}
+        left = {entry.id for entry in await core.list()}
+        assert "e-dead" not in left
+        assert "f-other" in left
+    assert mixed.read("e-dead") is None
+
+
+async def test_the_command_leaves_who_beats_over_the_bus(bus, run, mixed):
+    mixed.put(today(document(id="e-far", session="on another host")))
+    async with bus.served() as core:
+        await Incoming(core, mixed.root).take_in()
+        await core.heartbeat("claude", "e-far")
+        await eventually(lambda: beats(core), what="heard")
+
+        _, told = await run()
+
+        assert reasons(told)["e-far"] == ("preserved", VALID)
+        assert "e-far" in {entry.id for entry in await core.list()}
+
+
+async def beats(core: Registry) -> bool:
+    entry = await core.get("e-far")
+    return (entry.last_seen or "") > entry.updated_at
 
 
 async def test_the_command_without_tmux(bus, run, mixed):

@@ -10,6 +10,7 @@ from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import pytest_asyncio
 
 from rollcall import Conflict, Denied, Invalid, NotFound, RollcallError, Unavailable
 from rollcall.core import codec
@@ -18,6 +19,8 @@ from rollcall.faces.files.houmao.mapping import external_fields, kept_external
 from rollcall.faces.files.houmao.record import ExternalRecord
 from rollcall.faces.files.houmao.record import external as record_of
 from tests.contract.houmao import IDENTITY_TEXTS, Document, foreign
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SUMMARY = {
     "agent_id": "gpu-1",
@@ -80,10 +83,18 @@ def remote() -> Iterator[Remote]:
     assert {method for method, _ in one.asked} <= {"GET"}
 
 
-@pytest.fixture
-async def core(bus):
-    async with bus.served() as registry:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(realm):
+    async with realm.served() as registry:
         yield registry
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def core(served):
+    """One registry for all tests here; each finds it empty."""
+    yield served
+    for entry in await served.list(exact=True):
+        await served.deregister(entry.role, entry.id)
 
 
 @pytest.fixture
@@ -296,11 +307,34 @@ async def test_a_secret_in_a_reference_is_refused(core, register, remote):
     assert list(await core.list()) == []
 
 
-async def test_with_a_gateway_expected_it_is_told_whether_there_is_one(register, remote):
+GATEWAY = {"host": "127.0.0.1", "port": 43123, "protocol_version": "v1"}
+GATEWAYS = {
+    "one": (200, {"status": "live_with_gateway", "gateway": GATEWAY}, {"gateway_available": True, "gateway": GATEWAY}),
+    "none": (200, {"status": "live_without_gateway", "gateway": None}, {"gateway_available": False}),
+    "no answer": (500, "oops", {"gateway_available": False}),
+    "no such route": (404, {"detail": "Not Found"}, {"gateway_available": False}),
+}
+
+
+@pytest.mark.parametrize(("status", "said", "gateway"), GATEWAYS.values(), ids=GATEWAYS)
+async def test_with_a_gateway_expected_it_is_told_whether_there_is_one(core, register, remote, status, said, gateway):
+    remote.knows("gpu-1/resolve", said, status)
+
     told = await register(gateway=True)
 
     assert told["external_agent"]["gateway_expected"] is True
-    assert isinstance(told["gateway_available"], bool)
+    assert {name: value for name, value in told.items() if name.startswith("gateway")} == gateway
+    again = await external.verify(core, name="far")
+    assert {name: value for name, value in again.items() if name.startswith("gateway")} == gateway
+
+
+async def test_without_a_gateway_expected_none_is_told(register, remote):
+    remote.knows("gpu-1/resolve", {"gateway": GATEWAY})
+
+    told = await register()
+
+    assert told.keys() == {"action", "external_agent"}
+    assert remote.asked == [("GET", "/houmao/agents/gpu-1")]
 
 
 # --- list, get --------------------------------------------------------------------------------------------------------
@@ -353,7 +387,7 @@ async def test_exactly_one_of_id_and_name_is_given(core, by):
             await step(core, **by)
 
 
-def test_what_is_told_is_the_record_without_version_and_generation():
+async def test_what_is_told_is_the_record_without_version_and_generation():
     of = foreign(id="far-1", name="far")
     of["cached_identity"] |= dict.fromkeys(IDENTITY_TEXTS, "x") | {"lifecycle_state": "active"}
 
@@ -455,8 +489,8 @@ async def test_its_lifecycle_is_not_ours(core, step):
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_commands(bus, core, forked, remote):
-    env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
+async def test_the_commands(realm, core, forked, remote):
+    env = {**os.environ, "ROLLCALL_NATS": realm.url, "ROLLCALL_REALM": realm.realm, "COLUMNS": "200"}
 
     async def run(*arguments: str) -> tuple[int, Document, str]:
         done = await asyncio.to_thread(forked.run, "external", *arguments, "--json", env=env)

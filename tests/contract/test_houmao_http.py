@@ -1,11 +1,12 @@
 """houmao, section 9: the registry routes of the passive server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from rollcall import Registry
 from rollcall.core import codec
@@ -30,21 +31,31 @@ from tests.contract.houmao import (
 )
 from tests.contract.noa import Listening
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 POINTERS = {"manifest_path": "/run/m.json", "tmux_session_name": "w-1"}
 
 
-@pytest.fixture
-async def core(bus):
-    async with bus.served() as registry:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(realm):
+    async with realm.served() as registry:
         yield registry
 
 
-def client(core: Registry, *tokens: Token) -> httpx.AsyncClient:
-    app = Houmao(core, Access(tokens), end=lambda: None).app()
+@pytest_asyncio.fixture(loop_scope="module")
+async def core(served):
+    """One registry for all tests here; each finds it empty."""
+    yield served
+    for entry in await served.list(exact=True):
+        await served.deregister(entry.role, entry.id)
+
+
+def client(core: Registry, *tokens: Token, end: Callable[[], None] | None = None) -> httpx.AsyncClient:
+    app = Houmao(core, Access(tokens), end).app()
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9891")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(core) -> AsyncIterator[httpx.AsyncClient]:
     async with client(core) as one:
         yield one
@@ -331,14 +342,25 @@ async def test_a_route_that_is_not_there(http):
 
 
 async def test_the_server_is_shut_down_only_by_whoever_may(core):
-    async with client(core, Token("for-readers", Scope.READ)) as http:
-        for headers in ({}, {"Authorization": "Bearer for-readers"}):
-            assert (await http.post("/houmao/server/shutdown", headers=headers)).status_code in (401, 403)
+    ended: list[bool] = []
+    tokens = (Token("for-readers", Scope.READ), Token("for-admins", Scope.ADMIN))
+    async with client(core, *tokens, end=lambda: ended.append(True)) as http:
+
+        async def shut_down(token: str) -> httpx.Response:
+            return await http.post("/houmao/server/shutdown", headers={"Authorization": f"Bearer {token}"})
+
+        for token in ("", "wrong", "for-readers"):
+            assert (await shut_down(token)).status_code in (401, 403)
+        assert ended == []
+        answer = await shut_down("for-admins")
+
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        await eventually(lambda: ended == [True], what="ended")
 
 
-async def test_a_server_of_the_dialect(core, bus, tmp_path):
+async def test_a_server_of_the_dialect(core, realm, tmp_path):
     await put(core, of := today(document()))
-    with Listening(tmp_path, bus.url, "--realm", bus.realm, dialects=("houmao", "all")) as listening:
+    with Listening(tmp_path, realm.url, "--realm", realm.realm, dialects=("houmao", "all")) as listening:
         alone, together = await asyncio.to_thread(lambda: [one["url"] for one in listening.told])
         async with httpx.AsyncClient() as http:
             for url in (alone, together):
@@ -354,7 +376,7 @@ async def test_a_server_of_the_dialect(core, bus, tmp_path):
         assert await asyncio.to_thread(listening.process.popen.wait, 15) == 0
 
 
-def test_the_server_listens_where_the_original_does():
+async def test_the_server_listens_where_the_original_does():
     assert default_address(Dialect.HOUMAO, Environment()) == "127.0.0.1:9891"
 
 

@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import pytest_asyncio
 
 from rollcall import Conflict, Entry, NotFound, Registry
 from rollcall.core import codec
@@ -30,6 +31,8 @@ from tests.contract.houmao import (
     with_,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 POINTERS = {
     "manifest_path": "/run/m.json",
     "tmux_session_name": "w-1",
@@ -39,10 +42,18 @@ POINTERS = {
 STILL_ACTIVE = "shared-registry record still claims active lifecycle state; stop the agent first"
 
 
-@pytest.fixture
-async def core(bus):
-    async with bus.served() as registry:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(realm):
+    async with realm.served() as registry:
         yield registry
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def core(served):
+    """One registry for all tests here; each finds it empty."""
+    yield served
+    for entry in await served.list(exact=True):
+        await served.deregister(entry.role, entry.id)
 
 
 async def put(core: Registry, *records: Document) -> Entry:
@@ -334,8 +345,8 @@ async def test_a_session_is_matched_exactly_and_never_of_a_stopped_agent(core):
 
 
 @pytest.fixture
-def run(bus, forked):
-    env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
+def run(realm, forked):
+    env = {**os.environ, "ROLLCALL_NATS": realm.url, "ROLLCALL_REALM": realm.realm, "COLUMNS": "200"}
 
     async def run(*arguments: str) -> tuple[int, str, str]:
         done = await asyncio.to_thread(forked.run, *arguments, env=env)
@@ -372,6 +383,8 @@ async def test_the_commands_of_an_ambiguous_name(core, run):
         assert "Local managed-agent resolution is ambiguous for --agent-name `gpu` (friendly name)." in said
         assert "- agent_id=a agent_name=gpu lifecycle_state=active tmux_session_name=gpu-1777888800000" in said
         assert "Retry with `--agent-id <id>`." in said
+        if "--json" in command:
+            assert [one["agent_id"] for one in json.loads(out)["candidates"]] == ["a", "b"]
 
 
 async def test_the_command_that_resolves(core, run):
@@ -389,9 +402,11 @@ async def test_the_command_that_resolves(core, run):
     assert (code, told["status"], told["agent_id"]) == (1, "unknown", None)
 
 
-@pytest.mark.parametrize(("state", "next_step"), {"stopped": "relaunch", "retired": "retired"}.items())
+@pytest.mark.parametrize(
+    ("state", "next_step"), {"stopped": "relaunch", "retired": "retired", "relaunching": "again later"}.items()
+)
 async def test_the_command_that_resolves_an_inactive_agent_says_so(core, run, state, next_step):
-    await put(core, document(state))
+    await put(core, today(document(state)))
 
     _, out, err = await run("resolve", "gpu")
 

@@ -791,7 +791,7 @@ def test_a_base_url_is_brought_to_one_form(base, canonical):
 NO_BASES = [
     *("", " ", "far", "far:80", "//far:80", "https://far:80", "ftp://far:80", "http://far", "http://:80", "http://"),
     *("http://far:80/api", "http://far:80?x=1", "http://far:80#x", "http://far:80/?x", "http://far:x"),
-    *("http://far:70000", "http://[::1:80", "http://far:-1"),
+    *("http://far:70000", "http://[::1:80", "http://far:-1", "http://ada:lovelace@far:80", "http://ada@far:80"),
 ]
 
 

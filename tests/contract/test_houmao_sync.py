@@ -484,6 +484,60 @@ async def test_a_file_that_cannot_be_read_is_replaced(core, files, junk):
     assert files.read("gpu-1") == document("stopped")
 
 
+async def test_a_stop_in_a_file_that_the_roll_does_not_know_yet_is_not_written_over(core, files):
+    files.put(today(document()))
+    await taken_in(core, files)
+    of = with_(document("stopped"), "lifecycle.state_updated_at", stamp(datetime.now(UTC) + timedelta(seconds=2)))
+    files.put(of)
+    state = files.state()
+
+    assert counts(await exported(core, files)) == {"left": 1}
+    assert files.state() == state
+    assert counts(await taken_in(core, files)) == {"updated": 1}
+    assert counts(await exported(core, files)) == {"unchanged": 1}
+    assert files.state() == state
+
+
+async def test_a_change_in_a_file_is_not_written_over_by_what_only_came_from_it(core, files):
+    # Houmao attaches a gateway right after the launch, while a mirror hears of the registration.
+    files.put(today(document()))
+    await taken_in(core, files)
+    files.edit("gpu-1", "gateway", GATEWAY)
+    state = files.state()
+
+    await exported(core, files)
+
+    assert files.state() == state
+    assert counts(await taken_in(core, files)) == {"updated": 1}
+    assert counts(await exported(core, files)) == {"unchanged": 1}
+    assert files.state() == state
+
+
+async def test_a_stop_of_the_roll_is_written_over_an_older_state(core, files):
+    files.put(today(document()))
+    await taken_in(core, files)
+    await core.update("claude", "gpu-1", {"status": "stopped"})
+
+    assert counts(await exported(core, files)) == {"written": 1}
+    assert holds(files, "gpu-1", "lifecycle.state", "stopped")()
+
+
+async def test_who_left_the_roll_does_not_come_back_by_an_old_file(core, files):
+    files.put(document("stopped", id="a"), today(document(id="b")))
+    await taken_in(core, files)
+    for id in ("a", "b"):
+        await core.deregister("claude", id)
+
+    told = await taken_in(core, files)
+
+    assert counts(told) == {"stale": 2}
+    assert all("left the roll" in one.why for one in told.stale)
+    assert list(await core.list()) == []
+    files.put(today(document(id="b", generation="gen-2")))
+    assert counts(await taken_in(core, files))["registered"] == 1
+    assert [entry.owner for entry in await core.list()] == ["houmao:gen-2"]
+
+
 async def test_a_lost_agent_is_written_as_stopped_and_as_active_once_it_beats_again(core, files):
     of = today(document(gateway=GATEWAY), lease=timedelta(seconds=2))
     files.put(of)
@@ -590,7 +644,8 @@ def says(core: Registry, id: str, right: Callable[[Entry], object]) -> Callable[
 
 
 async def test_a_mirror_follows_the_roll(core, files, quick):
-    async with mirroring(core, files), core.agent("worker", "w", id="w1", pointers=POINTERS):
+    async with mirroring(core, files):
+        await core.register("worker", "w1", name="w", pointers=POINTERS)
         await eventually(holds(files, "w1", "lifecycle.state", "active"), what="registered")
 
         await core.update("worker", "w1", {"status": "stopped"})
@@ -775,6 +830,7 @@ async def test_mirror_and_watch_of_one_directory_follow_each_other_and_come_to_r
         files.put(today(document(id="a")))
         await eventually(says(core, "a", lambda entry: entry.status == "running"), what="from the file")
         await eventually(lambda: files.read("w1"), what="from the roll")
+        await rest(core, files, written, read)
         files.edit("a", "gateway", GATEWAY)
         await eventually(says(core, "a", lambda entry: "43123" in str(entry.extensions)), what="a change of the file")
         await core.update("claude", "a", {"status": "stopped"})

@@ -145,7 +145,7 @@ def prepared(batch: Sequence[Folded]) -> Prepared:
 
 
 def whole(places: Sequence[Folded], epoch: str, revision: int, told: Sequence[Folded] = ()) -> Prepared:
-    """The statements that fill an empty file with the places of a roll. Of `told` ones it is known how they came about."""
+    """The statements that fill an empty file with the places of a roll; of `told` ones the last change is history."""
     cells: list[tuple[str, Sequence[object]]] = [
         (INSERT_CHANGE, [change_row(folded) for folded in told]),
         (INSERT_BASE, [base_row(folded) for folded in places if folded.change.kind not in ENDINGS]),

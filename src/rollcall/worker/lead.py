@@ -71,7 +71,7 @@ class Lead:
         bounds: Bounds,
         folded_to: Callable[[int], Awaitable[None]],
         look: Callable[[], Awaitable[None]],
-        believes: Callable[[], bool],
+        believed: Callable[[], Awaitable[None]],
         governing: Governing,
         identity: Identity,
         shelf: Shelf,
@@ -85,7 +85,7 @@ class Lead:
         self._bounds = bounds
         self._folded_to = folded_to
         self._look = look
-        self._believes = believes
+        self._believed = believed
         self._identity = identity
         self._start = start
         self._replay_until = replay_until
@@ -263,9 +263,8 @@ class Lead:
         expected = pending.expected if pending.expected is not None else (place.revision if place is not None else 0)
         lines = self._roll.change_lines(accepted.kind, epoch=self._roster.epoch, reason=accepted.reason)
         done = partial(self._on_ack, pending)
-        while not self._believes():
-            # It may have stood still, and another may lead: then this term ends before anything is written.
-            await asyncio.sleep(RETRY)
+        # It may have stood still, and another may lead: then this term ends before anything is written.
+        await self._believed()
         await self._roll.write(key(record.role, record.id), data, lines, expected=expected, done=done)
 
     def _on_ack(self, pending: Pending, ack: Ack) -> None:

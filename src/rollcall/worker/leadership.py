@@ -110,6 +110,7 @@ class Leadership:
         self._lease = LeaseKey(client, subjects, "leader", ttl=TTL)
         self._position = Position(client, subjects)
         self._renewed_at: Seconds = 0.0
+        self._renewal = asyncio.Event()
         self._stopping = False
         self._governing = governing
         self._identity = identity
@@ -194,6 +195,7 @@ class Leadership:
         if won:
             # The server's TTL runs from some moment after the question, so this errs on the safe side.
             self._renewed_at = asked_at
+            self._renewal.set()
             self.leader = self._settings.name
         return won
 
@@ -233,7 +235,7 @@ class Leadership:
                     bounds=Bounds(self._settings.max_agents, self._settings.max_roles),
                     folded_to=self._folding.reached,
                     look=self._folding.check,
-                    believes=self._believes,
+                    believed=self._believed,
                     governing=self._governing,
                     identity=self._identity,
                     shelf=Shelf(self._client, self._subjects),
@@ -315,9 +317,11 @@ class Leadership:
                 if self._roster.clock.now() - self._renewed_at > TTL:
                     raise LostLease(f"the lease could not be renewed: {error}") from error
 
-    def _believes(self) -> bool:
-        """Whether nobody else may lead yet, by our own clock."""
-        return self._roster.clock.now() - self._renewed_at < TTL
+    async def _believed(self) -> None:
+        """Returns while nobody else may lead yet, by our own clock; waits else for the lease to be renewed."""
+        while self._roster.clock.now() - self._renewed_at >= TTL:
+            self._renewal.clear()
+            await self._renewal.wait()
 
     def _fresh(self) -> bool:
         return self._roster.clock.now() - self._renewed_at < FRESH

@@ -14,8 +14,8 @@ class Pending(Struct, gc=False, eq=False):
     """A command on its way. Commands of the registry itself have no `asking`.
 
     `origin` says of which inbox it is, and how many commands came before that. One that is `shelved` waits, or waited,
-    for a verdict outside of the inbox; one that is `allowed` has it. One that is `doubted` may have been settled already,
-    by somebody else who led.
+    for a verdict outside of the inbox; one that is `allowed` has it. One that is `doubted` may have been settled by
+    somebody else who led.
     """
 
     command: Any  # a Command; None for what could not be read as one

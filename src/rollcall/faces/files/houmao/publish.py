@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 AT_ONCE: Seconds = 5.0
-"""How much older than the roll's last change an edit of a file may be, and yet be newer than what that change took in."""
+"""How much older than the roll's last change an edit of a file may be, and yet be newer than what was taken in."""
 
 
 class Since(Struct, frozen=True):
