@@ -1,11 +1,13 @@
 """A real nats-server for the whole run, a realm of its own for every test."""
 
 import asyncio
+import gc
 import itertools
 import os
 import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,28 @@ from rollcall.worker import Worker, WorkerSettings, serving
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
+_failed_before = 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """What a failed test left open is found after it, and at the end of its file: no later test is blamed for it."""
+    global _failed_before
+    try:
+        return (yield)
+    finally:
+        if item.session.testsfailed > _failed_before:
+            _forget_what_failed()
+        if nextitem is None or nextitem.path != item.path:
+            _failed_before = item.session.testsfailed
+
+
+def _forget_what_failed() -> None:
+    for kept in ("last_type", "last_value", "last_traceback", "last_exc"):
+        vars(sys).pop(kept, None)
+    told, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    gc.collect()
+    sys.unraisablehook = told
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
 """Reading the project's own documents, so that tests can hold them to the code."""
 
 import re
+from functools import cache
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from rollcall.faces.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,3 +31,12 @@ class Document:
             line for line in self.section(title).splitlines() if line.startswith("|") and not line.startswith("|---")
         ]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@cache
+def help_of(*command: str) -> str:
+    """What a command of `rollcall` says of itself, without colours, on a wide terminal."""
+    plain = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    done = CliRunner().invoke(app, [*command, "--help"], prog_name="rollcall", env=plain)
+    assert done.exit_code == 0, f"rollcall has no command {command}: {done.output}"
+    return done.stdout

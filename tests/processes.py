@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollcall.embedded.process import die_with_parent
+from tests.nursery import FORKS, NURSERY, Child, to_its_end
 
 ROLLCALL = [sys.executable, "-m", "rollcall.faces.cli.app"]
 
@@ -20,22 +21,24 @@ ANY_PORT = {**os.environ, "ROLLCALL_HTTP": "127.0.0.1:0"}
 
 
 class Process:
-    """One `rollcall` command, or another, in a process of its own. It ends with this one, whatever ends this one."""
+    """One `rollcall` command, or another, in a process of its own. It ends with this one, whatever ends this one.
+
+    A Python program is forked from the nursery, unless it must be started `as_it_is`.
+    """
 
     def __init__(
-        self, *arguments: str, home: Path, env: dict[str, str] | None = None, command: Sequence[str] = ROLLCALL
+        self,
+        *arguments: str,
+        home: Path,
+        env: dict[str, str] | None = None,
+        command: Sequence[str] = ROLLCALL,
+        as_it_is: bool = False,
     ) -> None:
         self.log = home / f"log-{time.monotonic_ns()}"
-        with self.log.open("wb") as log:
-            self.popen = subprocess.Popen(
-                [*command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**ANY_PORT, "ROLLCALL_DATA_DIR": str(home / "data"), **(env or {})},
-                preexec_fn=die_with_parent(signal.SIGKILL),
-                start_new_session=True,
-            )
+        self.log.touch()
+        start = NURSERY.bear if FORKS and command[0] == sys.executable and not as_it_is else _started
+        environment = {**ANY_PORT, "ROLLCALL_DATA_DIR": str(home / "data"), **(env or {})}
+        self.popen = start([*command, *arguments], env=environment, stdout=self.log)
 
     def __enter__(self) -> "Process":
         return self
@@ -90,16 +93,28 @@ class Process:
         return self.log.read_text(errors="replace")
 
 
-def rollcall(*arguments: str, env: dict[str, str] | None = None, timeout: float = 60) -> subprocess.CompletedProcess:
+def _started(command: Sequence[str], *, env: dict[str, str], stdout: Path) -> "subprocess.Popen[bytes] | Child":
+    with stdout.open("wb") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            preexec_fn=die_with_parent(signal.SIGKILL),
+            start_new_session=True,
+        )
+
+
+def rollcall(
+    *arguments: str, env: dict[str, str] | None = None, input: str = "", timeout: float = 60
+) -> subprocess.CompletedProcess:
     """Runs a command to its end."""
+    command, environment = [*ROLLCALL, *arguments], {**ANY_PORT, "COLUMNS": "80", **(env or {})}
+    if FORKS:
+        return to_its_end(command, env=environment, input=input, timeout=timeout)
     return subprocess.run(
-        [*ROLLCALL, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        env={**ANY_PORT, "COLUMNS": "80", **(env or {})},
-        check=False,
+        command, env=environment, input=input, timeout=timeout, capture_output=True, text=True, check=False
     )
 
 

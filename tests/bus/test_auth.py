@@ -94,6 +94,7 @@ async def test_an_agent_does_all_that_an_agent_has_to(bus):
             assert len(await own.history("a1")) == 2
             assert (await own.info())["agents"] == 1
             assert len((await own.since(rollcall.Position())).agents) == 1
+            assert ids(await own.as_of(revision=1)) == ["a1"]
             await own.send_message("a1", content="hello")
             assert [one.content for one in await own.messages("a1")] == ["hello"]
             agent.feel(cpu_percent=12.5)
@@ -203,8 +204,9 @@ def foreign_subjects(bus, other, mine, theirs):
         *(at.messages(id) for id in ("a1", "=2A", "A2")),
         far.message("a2"),
         far.messages("a2"),
-        *(far.discover("worker"), far.get("a2"), far.history("a2"), far.list, far.since, far.info),
-        *(at.operate(verb) for verb in ("release", "call", "pending", "approve", "deny", "revoke", "x")),
+        *(far.discover("worker"), far.get("a2"), far.history("a2"), far.list, far.since, far.info, far.asof),
+        *(at.operate(verb) for verb in ("release", "call", "pending", "approve", "deny", "restore")),
+        *(at.operate(verb) for verb in ("revoke", "x")),
         *(at.ping("a1"), at.ping("a2"), at.policy, at.beacon, at.roll_call, at.peers, at.nonces),
         *(at.changes("worker.a1"), at.changes("worker.a2"), at.signs("worker.a1"), at.signs("worker.a2")),
         *(at.rejected("worker.a1"), at.rejected("worker.a2")),
@@ -259,7 +261,7 @@ async def test_nothing_may_be_heard_but_what_is_for_everybody_and_for_oneself(bu
             *(at.command(verb, "*.*") for verb in ("register", "update", "deregister")),
             *(at.command("register", "worker.a2"), at.hello("*.*"), at.hello("worker.a2")),
             *(at.heartbeat("*.*"), at.heartbeat("worker.a2"), at.heartbeats("*")),
-            *(at.discover("*"), at.get("*"), at.list, at.info, at.since, at.history("*"), at.messages("*")),
+            *(at.discover("*"), at.get("*"), at.list, at.info, at.since, at.history("*"), at.messages("*"), at.asof),
             *(at.message("*"), at.message("a2"), at.operate("*"), at.operate("revoke"), at.peers, at.nonces),
             *("rollcall.*.changes.*.*", "rollcall.*.changes.worker.a1", f"rollcall.{bus.realm}x.changes.*.*"),
             *("$KV.>", at.roll("*.*"), at.roll(">"), at.lease(">"), at.pending(">")),
@@ -350,6 +352,7 @@ async def test_another_realm_is_neither_read_nor_watched(bus):
                 far.list(timeout=LONG),
                 far.history("a1", timeout=LONG),
                 far.since(rollcall.Position(), timeout=LONG),
+                far.as_of(timeout=LONG),
                 far.info(timeout=LONG),
                 far.messages("a1", timeout=LONG),
                 far.register("worker", "a2", timeout=LONG),

@@ -125,7 +125,8 @@ async def test_a_question_with_what_one_has_is_answered_not_modified(bus):
         assert (changed.not_modified, ids(changed)) == (False, ["a"])
 
 
-async def test_at_least_waits_for_a_revision_and_then_says_unavailable(bus):
+async def test_at_least_waits_for_a_revision_and_then_says_unavailable(bus, monkeypatch):
+    monkeypatch.setattr("rollcall.worker.service.AT_LEAST_WITHIN", 0.5)
     async with bus.served() as registry:
         epoch = (await registry.info())["epoch"]
         with pytest.raises(rollcall.Unavailable, match="revision 1000 was not folded"):

@@ -266,7 +266,8 @@ async def test_inbox_and_leases_deleted_under_a_running_worker_are_made_anew(bus
         assert after.registered_seq > before.registered_seq
 
 
-async def test_a_purged_roll_is_made_anew_and_nobody_is_forgotten(bus):
+async def test_a_purged_roll_is_made_anew_and_nobody_is_forgotten(bus, monkeypatch):
+    monkeypatch.setattr("rollcall.worker.worker.CHECK_EVERY", 0.3)
     async with bus.served() as registry, bus.worker_connection() as inside:
         for number in range(5):
             await registry.register("worker", f"a{number}")

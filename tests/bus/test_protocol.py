@@ -213,7 +213,8 @@ async def test_commands_of_one_agent_keep_their_order(bus):
         assert client.changes("a1") == ["registered"] + ["updated"] * 199 + ["deregistered"]
 
 
-async def test_the_inbox_is_purged_up_to_the_position(bus):
+async def test_the_inbox_is_purged_up_to_the_position(bus, monkeypatch):
+    monkeypatch.setattr("rollcall.worker.position.PURGE_EVERY", 0.3)
     async with bus.served(), plain(bus) as client, bus.worker_connection() as inside:
         for number in range(50):
             await client.ask(f"register.worker.a{number}", {"name": "x"})

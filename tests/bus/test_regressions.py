@@ -135,7 +135,7 @@ async def test_a_wrong_password_is_refused_at_once_and_never_shown(bus):
 
 async def test_a_worker_leaves_at_any_moment_of_its_term(bus):
     """Also in the very moment in which it wins the lease, or renews it."""
-    for number in range(40):
+    for number in range(24):
         async with asyncio.timeout(10), bus.worker():
             await asyncio.sleep(number % 4 * 0.001 + number % 3 * 0.125)
 

@@ -36,7 +36,10 @@ async def test_an_agent_beats_and_feels_from_its_own_thread(bus):
             assert [change.kind for change in await registry.history(me.id)] == ["registered"]
 
 
-async def test_an_agent_whose_loop_stands_still_is_stuck_and_not_lost(bus):
+async def test_an_agent_whose_loop_stands_still_is_stuck_and_not_lost(bus, monkeypatch):
+    stuck_after = 2.0
+    for module in ("core.liveness", "sdk.pulse", "worker.beats"):
+        monkeypatch.setattr(f"rollcall.{module}.STUCK_AFTER", stuck_after)
     async with bus.served() as registry:
         blocked = threading.Event()
 
@@ -54,7 +57,7 @@ async def test_an_agent_whose_loop_stands_still_is_stuck_and_not_lost(bus):
 
             async def stuck():
                 entries = await registry.discover("worker", include=["all"])
-                return entries and entries[0].liveness == "stuck" and entries[0].stuck_for >= 5
+                return entries and entries[0].liveness == "stuck" and entries[0].stuck_for >= stuck_after
 
             await eventually(stuck, within=20)
         finally:

@@ -9,13 +9,13 @@ import pytest_asyncio
 
 from tests.chaos.rig import Rig
 
-MINUTES = 0.6
+MINUTES = 0.5
 LONG = ("test_mix.py", "test_soak.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
-    group.addoption("--minutes", type=float, help="how long the random mix and the soak take (0.6)")
+    group.addoption("--minutes", type=float, help="how long the random mix and the soak take (0.5)")
     group.addoption("--seed", type=int, help="the seed of the random mix; printed when it fails")
     group.addoption("--long", action="store_true", help="rows at their full length: more kills, longer absences")
 

@@ -10,7 +10,7 @@ from rollcall.bus.roll import read_change
 from tests.conftest import Bus, eventually, leads
 from tests.processes import Process
 
-REGISTRATIONS = 5000
+REGISTRATIONS = 3000
 CALLERS = 100
 
 

@@ -11,7 +11,6 @@ import pytest
 from rollcall.embedded import EmbeddedServer
 from tests.conftest import Bus, a_bus
 from tests.contract.noa import Court, Face, Listening, until
-from tests.forked import Forked
 from tests.processes import Process, rollcall
 
 T = 1.0
@@ -167,13 +166,6 @@ def csv_realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     ports = ["--nats-port", "0", "--http", "127.0.0.1:0", "--http-token", "open-sesame"]
     with Process("up", *ports, "--data-dir", str(home), "--ready-file", str(ready), home=home) as process:
         yield {**process.ready(ready), "home": home, "process": process}
-
-
-@pytest.fixture(scope="session")
-def forked() -> Iterator[Forked]:
-    """Commands, each in a process of its own, without the second that Python needs to start."""
-    with Forked() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from tests.contract.houmao import (
     today,
     with_,
 )
+from tests.processes import rollcall
 
 GRACE = timedelta(seconds=300)
 SESSION = "gpu-1777888800000"
@@ -377,7 +378,7 @@ def test_a_tmux_that_hangs_is_not_waited_for(tmux, monkeypatch):
 
 
 @pytest.fixture
-def run(bus, forked, tmp_path, tmux):
+def run(bus, tmp_path, tmux):
     """`rollcall cleanup` in a realm of its own, with a tmux of its own."""
 
     tmux("printf 'other\\n'")
@@ -385,7 +386,7 @@ def run(bus, forked, tmp_path, tmux):
     async def run(*arguments: str) -> tuple[int, Json]:
         env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
         command = ("cleanup", "--root", str(tmp_path / "registry"), "--json", *arguments)
-        done = await asyncio.to_thread(forked.run, *command, env=env)
+        done = await asyncio.to_thread(rollcall, *command, env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else done.stderr
 
@@ -475,14 +476,14 @@ async def test_a_grace_below_nothing_is_refused(run):
     assert (await run("--grace-seconds", "-1"))[0] == 2
 
 
-async def test_the_command_finds_its_directory_by_the_environment(bus, forked, mixed, tmp_path):
+async def test_the_command_finds_its_directory_by_the_environment(bus, mixed, tmp_path):
     shutil.copytree(mixed.root, tmp_path / "moved")
     async with bus.served():
-        env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm}
+        env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
         named = {"HOUMAO_GLOBAL_REGISTRY_DIR": str(tmp_path / "moved")}
-        done = await asyncio.to_thread(forked.run, "cleanup", "--json", "--dry-run", env={**env, **named})
+        done = await asyncio.to_thread(rollcall, "cleanup", "--json", "--dry-run", env={**env, **named})
         wrong = {**env, "HOUMAO_GLOBAL_REGISTRY_DIR": "moved"}
-        relative = await asyncio.to_thread(forked.run, "cleanup", "--dry-run", env=wrong)
+        relative = await asyncio.to_thread(rollcall, "cleanup", "--dry-run", env=wrong)
 
     assert json.loads(done.stdout)["registry_root"] == str(tmp_path / "moved")
     assert relative.returncode == 6

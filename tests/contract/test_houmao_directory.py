@@ -395,7 +395,8 @@ def test_a_link_that_comes_while_a_record_is_written_is_not_followed(registry, h
 # --- nothing outside --------------------------------------------------------------------------------------------------
 
 
-OUTSIDE = ["..", ".", "", "../elsewhere", "../external_agents/a", "a/../../../elsewhere", "/etc", "a/../.."]
+OUTSIDE = ["..", ".", "", "../elsewhere", "../external_agents/a", "a/../../../elsewhere", "{elsewhere}", "a/../.."]
+"""Each leads to what this test made itself: a directory without its guard would remove whatever is named here."""
 
 
 @pytest.mark.parametrize("id", OUTSIDE)
@@ -405,7 +406,7 @@ def test_nothing_outside_is_removed(registry, elsewhere, id):
     before = tree(elsewhere.parent)
 
     with pytest.raises(RollcallError) as refused:
-        registry.remove(LOCAL, id)
+        registry.remove(LOCAL, id.format(elsewhere=elsewhere))
 
     assert "Refusing to mutate non-Houmao-managed path" in refused.value.message
     assert tree(elsewhere.parent) == before
@@ -417,7 +418,7 @@ def test_nothing_outside_is_written(registry, elsewhere, id):
     before = tree(elsewhere.parent)
 
     with pytest.raises(RollcallError):
-        registry.write(LOCAL, id, NEW)
+        registry.write(LOCAL, id.format(elsewhere=elsewhere), NEW)
 
     assert tree(elsewhere.parent) == before
 

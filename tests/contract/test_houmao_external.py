@@ -19,6 +19,7 @@ from rollcall.faces.files.houmao.mapping import external_fields, kept_external
 from rollcall.faces.files.houmao.record import ExternalRecord
 from rollcall.faces.files.houmao.record import external as record_of
 from tests.contract.houmao import IDENTITY_TEXTS, Document, foreign
+from tests.processes import rollcall
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -489,11 +490,11 @@ async def test_its_lifecycle_is_not_ours(core, step):
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_commands(realm, core, forked, remote):
+async def test_the_commands(realm, core, remote):
     env = {**os.environ, "ROLLCALL_NATS": realm.url, "ROLLCALL_REALM": realm.realm, "COLUMNS": "200"}
 
     async def run(*arguments: str) -> tuple[int, Document, str]:
-        done = await asyncio.to_thread(forked.run, "external", *arguments, "--json", env=env)
+        done = await asyncio.to_thread(rollcall, "external", *arguments, "--json", env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 

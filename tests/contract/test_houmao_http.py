@@ -223,10 +223,6 @@ async def test_a_name_is_not_ambiguous_for_those_who_are_over(core, http):
     assert (await got(http, "/houmao/agents/gpu"))["agent_id"] == "new"
 
 
-async def test_bytes_that_are_no_text_are_refused(http):
-    assert (await http.get("/houmao/agents/%FF")).status_code in (400, 404)
-
-
 # --- resolve ----------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +362,9 @@ async def test_a_server_of_the_dialect(core, realm, tmp_path):
             for url in (alone, together):
                 assert await got(http, f"{url}/houmao/agents/gpu") == await got(http, f"{url}/houmao/agents/gpu-1")
                 assert (await got(http, f"{url}/houmao/agents/gpu"))["manifest_path"] == of["runtime"]["manifest_path"]
+                # An encoded slash belongs to the name, and bytes that are no text are no name.
+                assert await got(http, f"{url}/houmao/agents/a%2Fb", 404) == {"detail": "Agent not found: a/b"}
+                assert (await http.get(f"{url}/houmao/agents/%FF")).status_code in (400, 404)
             instance = await got(http, f"{alone}/houmao/server/current-instance")
             assert (instance["pid"], instance["api_base_url"]) == (listening.process.popen.pid, alone)
             assert (await got(http, f"{alone}/health"))["houmao_service"] == "houmao-passive-server"

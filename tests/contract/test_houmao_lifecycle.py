@@ -30,6 +30,7 @@ from tests.contract.houmao import (
     today,
     with_,
 )
+from tests.processes import rollcall
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -99,11 +100,11 @@ async def test_to_stop_an_agent_keeps_what_it_needs_to_be_started_again(core, st
     assert (str(entry.status), entry.owner, entry.ttl) == ("stopped", "houmao:gen-1", None)
 
 
-async def test_to_stop_twice_changes_nothing(core):
-    await put(core, today(document()))
-    first = await lifecycle.stop(core, "gpu-1")
+async def test_who_is_stopped_already_is_left_as_it_is(core):
+    before = await put(core, document("stopped"))
 
-    assert (await lifecycle.stop(core, "gpu-1")).revision == first.revision
+    assert (await lifecycle.stop(core, "gpu-1")).revision == before.revision
+    assert await record(core) == document("stopped")
 
 
 async def test_who_is_retired_is_not_stopped(core):
@@ -345,11 +346,11 @@ async def test_a_session_is_matched_exactly_and_never_of_a_stopped_agent(core):
 
 
 @pytest.fixture
-def run(realm, forked):
+def run(realm):
     env = {**os.environ, "ROLLCALL_NATS": realm.url, "ROLLCALL_REALM": realm.realm, "COLUMNS": "200"}
 
     async def run(*arguments: str) -> tuple[int, str, str]:
-        done = await asyncio.to_thread(forked.run, *arguments, env=env)
+        done = await asyncio.to_thread(rollcall, *arguments, env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

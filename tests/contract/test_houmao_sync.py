@@ -40,7 +40,7 @@ from tests.contract.houmao import (
     today,
     with_,
 )
-from tests.processes import Process
+from tests.processes import Process, rollcall
 
 POINTERS = {"manifest_path": "/run/m.json", "tmux_session_name": "w-1"}
 GONE = today(document(), lease=timedelta(minutes=-1))
@@ -897,14 +897,12 @@ async def test_two_realms_may_share_a_directory(bus, core, files, quick, nats_se
 
 
 @pytest.fixture
-def run(bus, forked, files):
+def run(bus, files):
     """`rollcall files` on the directory, with its exit code."""
     env = {**os.environ, "ROLLCALL_NATS": bus.url, "ROLLCALL_REALM": bus.realm, "COLUMNS": "200"}
 
     async def run(command: str) -> tuple[int, Json]:
-        done = await asyncio.to_thread(
-            forked.run, "files", command, "--root", str(files.root), "--json", env=env, input=""
-        )
+        done = await asyncio.to_thread(rollcall, "files", command, "--root", str(files.root), "--json", env=env)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout)
 

@@ -20,6 +20,12 @@ def home(tmp_path):
     return Home(tmp_path / "mindX")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """What is collected here comes in milliseconds."""
+    monkeypatch.setattr("rollcall.faces.files.mindx.watching.COLLECT", 0.2)
+
+
 @asynccontextmanager
 async def watching(home, core, **settings):
     """A sync that goes on and on, and has synced once; gives its answers."""

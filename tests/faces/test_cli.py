@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,14 +14,31 @@ from tests.conftest import eventually
 from tests.processes import ROLLCALL, Process, children, gone, rollcall
 
 
-@pytest.fixture
-def up(tmp_path):
+@contextmanager
+def started(home):
     """`rollcall up` on a free port, and the environment that makes commands find it."""
-    ready = tmp_path / "ready.json"
-    with Process("up", "--nats-port", "0", "--ready-file", str(ready), home=tmp_path) as process:
+    ready = home / "ready.json"
+    with Process("up", "--nats-port", "0", "--ready-file", str(ready), home=home) as process:
         told = process.ready(ready)
         process.env = {"ROLLCALL_NATS": told["nats"]}
         process.told = told
+        yield process
+        # How it ends is a rule of its own; nobody waits for that here.
+        process.popen.kill()
+
+
+@pytest.fixture
+def up(tmp_path):
+    with started(tmp_path) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory):
+    """One that nobody ends, and who else is on its roll does not matter."""
+    home = tmp_path_factory.mktemp("standing")
+    with started(home) as process:
+        process.home = home
         yield process
 
 
@@ -34,9 +52,9 @@ def told(up, *arguments, exits=0):
     return json.loads(tell(up, *arguments, "--json", exits=exits).stdout)
 
 
-def test_the_ready_file_says_where_and_who(up):
-    assert up.told["nats"].startswith("nats://127.0.0.1:")
-    assert up.told["pid"] == up.popen.pid
+def test_the_ready_file_says_where_and_who(standing):
+    assert standing.told["nats"].startswith("nats://127.0.0.1:")
+    assert standing.told["pid"] == standing.popen.pid
 
 
 def test_an_agents_life_by_hand(up):
@@ -59,20 +77,20 @@ def test_an_agents_life_by_hand(up):
     assert told(up, "info")["agents"] == 0
 
 
-def test_exit_codes_tell_what_happened(up):
-    tell(up, "register", "--role", "worker", "--id", "a")
-    assert "registered" in tell(up, "register", "--role", "worker", "--id", "b", "--ttl", "none").stdout
+def test_exit_codes_tell_what_happened(standing):
+    tell(standing, "register", "--role", "worker", "--id", "a")
+    assert "registered" in tell(standing, "register", "--role", "worker", "--id", "b", "--ttl", "none").stdout
 
-    assert "takeover" in tell(up, "register", "--role", "worker", "--id", "a", exits=4).stderr
-    assert "register it first" in tell(up, "get", "nobody", exits=3).stderr
-    tell(up, "update", "--role", "worker", "--id", "nobody", "--set", "name=x", exits=3)
-    assert "no worker fits" in tell(up, "discover", "worker", "-c", "juggle", exits=1).stderr
-    tell(up, "register", "--role", "worker", "--id", "c", "--ttl", "soon", exits=2)
-    tell(up, "register", "--role", "worker", "--id", "c", "--label", "zone", exits=2)
-    tell(up, "update", "--role", "worker", "--id", "a", "--set", "ttl=-5", exits=2)
-    tell(up, "discover", exits=2)
-    tell(up, "ls", "--realm", "no such realm", exits=2)
-    assert "no worker answers in realm 'other'" in tell(up, "ls", "--realm", "other", exits=5).stderr
+    assert "takeover" in tell(standing, "register", "--role", "worker", "--id", "a", exits=4).stderr
+    assert "register it first" in tell(standing, "get", "nobody", exits=3).stderr
+    tell(standing, "update", "--role", "worker", "--id", "nobody", "--set", "name=x", exits=3)
+    assert "no worker fits" in tell(standing, "discover", "worker", "-c", "juggle", exits=1).stderr
+    tell(standing, "register", "--role", "worker", "--id", "c", "--ttl", "soon", exits=2)
+    tell(standing, "register", "--role", "worker", "--id", "c", "--label", "zone", exits=2)
+    tell(standing, "update", "--role", "worker", "--id", "a", "--set", "ttl=-5", exits=2)
+    tell(standing, "discover", exits=2)
+    tell(standing, "ls", "--realm", "no such realm", exits=2)
+    assert "no worker answers in realm 'other'" in tell(standing, "ls", "--realm", "other", exits=5).stderr
 
 
 def test_a_bus_that_is_away_is_one_clear_line():
@@ -83,11 +101,11 @@ def test_a_bus_that_is_away_is_one_clear_line():
     assert "Traceback" not in done.stderr
 
 
-def test_tables_fit_80_columns_and_carry_no_colours_off_a_terminal(up):
+def test_tables_fit_80_columns_and_carry_no_colours_off_a_terminal(standing):
     many = ["-c", "a-rather-long-capability", "-c", "and-another-one-of-them", "--description", "x" * 300]
-    tell(up, "register", "--role", "a-role-of-some-length", "--id", "an-id-that-is-quite-long-" + "x" * 60, *many)
+    tell(standing, "register", "--role", "a-role-of-some-length", "--id", "an-id-that-is-quite-long-" + "x" * 60, *many)
     for command in (["ls"], ["get", "an-id-that-is-quite-long-" + "x" * 60], ["since", "0"], ["info"], ["doctor"]):
-        done = tell(up, *command)
+        done = tell(standing, *command)
         assert max(len(line) for line in done.stdout.splitlines()) <= 80, command
         assert "\x1b" not in done.stdout
 
@@ -129,12 +147,12 @@ def test_doctor_says_what_is_broken_and_how_to_mend_it(nats_server):
     assert "rollcall up" in done.stdout
 
 
-def test_two_ups_on_one_data_dir_are_refused(up, tmp_path):
-    second = rollcall("up", "--nats-port", "0", env={"ROLLCALL_DATA_DIR": str(tmp_path / "data")})
+def test_two_ups_on_one_data_dir_are_refused(standing):
+    second = rollcall("up", "--nats-port", "0", env={"ROLLCALL_DATA_DIR": str(standing.home / "data")})
 
     assert second.returncode == 6
     assert "another rollcall uses" in second.stderr
-    assert up.popen.poll() is None
+    assert standing.popen.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -224,8 +242,8 @@ def test_run_never_waits_for_a_registry_that_is_away():
     assert (done.returncode, done.stdout) == (5, "works\n")
 
 
-def test_run_says_when_the_program_cannot_be_run(up):
-    done = tell(up, "run", "--role", "worker", "--", "/no/such/program", exits=6)
+def test_run_says_when_the_program_cannot_be_run(standing):
+    done = tell(standing, "run", "--role", "worker", "--", "/no/such/program", exits=6)
 
     assert "cannot be run" in done.stderr
 
@@ -254,8 +272,8 @@ def test_a_data_dir_is_private_from_top_to_bottom(tmp_path):
         assert {path.stat().st_mode & 0o777 for path in (deep, *deep.parents[:2])} == {0o700}
 
 
-def test_a_health_that_does_not_exist_is_named(up):
-    done = tell(up, "heartbeat", "--role", "worker", "--id", "a", "--health", "cpu=1", exits=2)
+def test_a_health_that_does_not_exist_is_named(standing):
+    done = tell(standing, "heartbeat", "--role", "worker", "--id", "a", "--health", "cpu=1", exits=2)
 
     assert "cpu_percent" in done.stderr
 

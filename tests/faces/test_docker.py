@@ -14,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from rollcall.embedded.process import die_with_parent
 from rollcall.embedded.server import binary
 from rollcall.worker import WorkerSettings, serving
 from tests.conftest import eventually, ids, leads
+from tests.documents import help_of
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "docker"
@@ -134,18 +134,6 @@ def command_lines() -> list[list[str]]:
     assert checked[0] == "rollcall"
     comments = re.findall(r"^#\s+rollcall (.+)$", (DOCKER / "compose.yaml").read_text(), re.MULTILINE)
     return [*lines, checked[1:], *(shlex.split(comment) for comment in comments)]
-
-
-@cache
-def help_of(subcommand: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "rollcall.faces.cli.app", subcommand, "--help"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
-    )
-    assert done.returncode == 0, f"rollcall has no command {subcommand!r}: {done.stderr}"
-    return done.stdout
 
 
 def variables_of(subcommand: str) -> set[str]:

@@ -19,7 +19,7 @@ from rollcall.faces.http import events
 from rollcall.faces.http.access import Scope
 from rollcall.faces.http.settings import Dialect, FaceSettings
 from rollcall.worker import GoverningSettings
-from tests.documents import ROOT, Document
+from tests.documents import ROOT, Document, help_of
 from tests.processes import Process, rollcall
 
 HTTP = Document("docs/http.md")
@@ -143,7 +143,7 @@ def test_every_scope_is_told() -> None:
 
 def test_every_option_of_http_is_explained() -> None:
     told = {name for cells in HTTP.rows("Start it") for name in re.findall(r"`(--[a-z-]+)`", cells[0])} - {"--dialect"}
-    help_text = rollcall("http", "--help", env={"COLUMNS": "200"}).stdout
+    help_text = help_of("http")
 
     assert told | {"--dialect", "--help"} == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_text))
 

@@ -16,8 +16,7 @@ import pytest
 from rollcall.bus.tls import Tls
 from rollcall.identity.keys import new_key
 from tests.conftest import eventually
-from tests.forked import Forked, environment
-from tests.processes import ROLLCALL, Process, children, rollcall
+from tests.processes import ANY_PORT, ROLLCALL, Process, children, rollcall
 
 SEED = re.compile(r"S[UAO][A-Z2-7]{56}")
 PUBLIC = re.compile(r"U[A-Z2-7]{55}")
@@ -26,8 +25,7 @@ PUBLIC = re.compile(r"U[A-Z2-7]{55}")
 class Home:
     """A person on a machine: with a home directory, a data dir, and nothing of anybody else."""
 
-    def __init__(self, directory: Path, forked: Forked) -> None:
-        self._forked = forked
+    def __init__(self, directory: Path) -> None:
         self.path = directory
         self.data = directory / "data"
         self.env = {
@@ -40,7 +38,7 @@ class Home:
 
     def say(self, *arguments, exits=0, secret=False, input="", **env):
         """A command that ends as it should, and shows no seed unless that is what it is for."""
-        done = self._forked.run(*arguments, env=environment({**self.env, **env}), input=input)
+        done = rollcall(*arguments, env={**self.env, **env}, input=input)
         told = f"{done.stdout}\n{done.stderr}"
         assert done.returncode == exits, f"{arguments}: {done.returncode}\n{told}"
         assert "Traceback" not in told, told
@@ -56,10 +54,10 @@ class Home:
         done = self.say("creds", kind, *arguments, "--out", str(self.path / name))
         return PUBLIC.search(done.stderr)[0]
 
-    def up(self, *arguments):
+    def up(self, *arguments, as_it_is=False):
         ready = self.path / f"ready-{time.monotonic_ns()}.json"
         more = ["--nats-port", "0", "--ready-file", str(ready), "--log-level", "debug"]
-        process = Process("up", *more, *arguments, home=self.path, env=self.env)
+        process = Process("up", *more, *arguments, home=self.path, env=self.env, as_it_is=as_it_is)
         try:
             process.told = process.ready(ready)
         except BaseException:
@@ -72,22 +70,17 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.fixture(scope="module")
-def forked():
-    with Forked() as one:
-        yield one
-
-
 @pytest.fixture
-def home(tmp_path, forked):
-    return Home(tmp_path, forked)
+def home(tmp_path):
+    return Home(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, forked):
+def served(tmp_path_factory):
     """`rollcall up --auth` and the person who started it, for many tests: each has ids of its own."""
-    one = Home(tmp_path_factory.mktemp("guarded"), forked)
-    with one.up("--auth", "--http", "127.0.0.1:0") as process:
+    one = Home(tmp_path_factory.mktemp("guarded"))
+    # What the process list shows of it is looked at.
+    with one.up("--auth", "--http", "127.0.0.1:0", as_it_is=True) as process:
         one.process, one.url = process, process.told["nats"]
         yield one
     said = process.said()
@@ -349,7 +342,7 @@ def test_a_program_is_an_agent_with_its_own_credentials(served, tmp_path):
         [*ROLLCALL, *arguments, "--", "sh", "-c", script],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(served.env),
+        env={**ANY_PORT, **served.env},
     ) as wrapped:
 
         async def there():

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,7 @@ from rollcall.identity.nonces import MOST_OF_ONE, SKEW
 from rollcall.identity.proofs import Validity
 from rollcall.worker.witness import NAMED_FOR
 from tests.conftest import Bus
-from tests.documents import Document
-from tests.processes import rollcall
+from tests.documents import Document, help_of
 
 IDENTITY = Document("docs/identity.md")
 TEXT = IDENTITY.text
@@ -35,11 +33,8 @@ def command_lines() -> list[list[str]]:
     return [line[: line.index("--")] if "--" in line else line for line in lines]
 
 
-@cache
 def options_of(*command: str) -> set[str]:
-    done = rollcall(*command, "--help", env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    assert done.returncode == 0, f"rollcall has no command {command}: {done.stderr}"
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", done.stdout))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_of(*command)))
 
 
 def command_of(line: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
-from functools import cache
 from pathlib import Path
 
 import nats
@@ -30,7 +29,7 @@ from rollcall.faces.cli.settings import Tuning
 from rollcall.sdk.diagnosis import Verdict, diagnose
 from rollcall.worker import WorkerSettings, serving
 from tests.conftest import Bus, eventually, ids, leads
-from tests.documents import Document
+from tests.documents import Document, help_of
 from tests.processes import ROLLCALL, Process
 from tests.processes import rollcall as run
 
@@ -55,13 +54,6 @@ def command_lines() -> list[list[str]]:
     spans = re.findall(r"`(rollcall [^`\n]+)`", TEXT)
     lines = [shlex.split(line) for line in (*blocks, *spans)]
     return [line[: line.index("--")] if "--" in line else line for line in lines]
-
-
-@cache
-def help_of(*subcommand: str) -> str:
-    done = run(*subcommand, "--help", env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    assert done.returncode == 0, f"rollcall has no command {subcommand}: {done.stderr}"
-    return str(done.stdout)
 
 
 def options_of(*subcommand: str) -> set[str]:

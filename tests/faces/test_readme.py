@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import help_of
 from tests.processes import Process, rollcall
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_every_command_of_the_readme_exists_with_its_options():
     for command in shown:
         words = command.removesuffix("&").split()
         ours = words[: words.index("--")] if "--" in words else words
-        help_text = rollcall(ours[1], "--help", env={"COLUMNS": "200"}).stdout
+        help_text = help_of(ours[1])
         assert "Usage" in help_text, command
         for option in (word for word in ours[2:] if word.startswith("--")):
             assert option in help_text, (command, option)

@@ -44,6 +44,25 @@ def test_labels_must_be_equal():
     assert not fits(Query(labels={"zone": "a"}), record())
 
 
+def test_a_name_is_one_of_those_that_are_asked():
+    named = record()
+
+    assert fits(Query(names=("x",)), named)
+    assert fits(Query(names=("y", "x")), named)
+    assert not fits(Query(names=("y", "X", "")), named)
+    assert mismatch(Query(names=("y", "z")), named, Liveness.LIVE) == "name is 'x', asked is y or z"
+
+
+def test_every_pointer_that_is_asked_is_said_just_so():
+    pointing = record(pointers={"log": "/var/log", "session": "s1"})
+
+    assert fits(Query(pointers={"log": "/var/log"}), pointing)
+    assert fits(Query(pointers={"log": "/var/log", "session": "s1"}), pointing)
+    assert not fits(Query(pointers={"log": "/var/log", "session": "s2"}), pointing)
+    assert not fits(Query(pointers={"log": "/var"}), pointing)
+    assert mismatch(Query(pointers={"no": "x"}), pointing, Liveness.LIVE) == "pointer no is None, asked is 'x'"
+
+
 @pytest.mark.parametrize(
     "version, range, inside",
     [("1.2.3", ">=1.2,<2", True), ("2.0", ">=1.2,<2", False), ("2.0rc1", ">=1", True), ("latest", ">=0", False)],

@@ -37,7 +37,7 @@ class Moment(Struct, frozen=True, order=True):
 
 
 class Known(Struct, frozen=True, order=True):
-    """Which states of an epoch are known: from `begins` to `ends`, and until `ended_at`; on and on while these are None."""
+    """Which states of an epoch are known: from `begins` to `ends`, until `ended_at`; on and on while these are None."""
 
     epoch: str
     begins: int

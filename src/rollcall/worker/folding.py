@@ -183,6 +183,7 @@ class Folding:
         self._end = state.last
         self._follower.expect(state.last)
         self._settle()
+        await self._trust_states()
 
     async def _trust_states(self) -> None:
         """Where something was missed, states are known again once everything is folded that the roll held."""

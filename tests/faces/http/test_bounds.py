@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 
 import httpx
 import pytest
@@ -41,6 +41,12 @@ async def connected(one, head, body=b""):
     writer.write("\r\n".join(lines).encode() + body)
     await writer.drain()
     return reader, writer
+
+
+def length(head):
+    """How many bytes of body follow a head."""
+    (line,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return int(line.partition(b":")[2])
 
 
 async def read(reader, within=10):
@@ -172,15 +178,18 @@ async def test_headers_that_trickle_are_not_waited_for(served, monkeypatch):
 
 
 async def test_a_connection_is_used_for_many_requests(served, monkeypatch):
-    """The time for headers is that of each request, not of the connection."""
-    monkeypatch.setattr(server, "HEADERS_WITHIN", 0.3)
+    """The time for headers is that of each request, not of the connection. A busy machine may take half of it."""
+    monkeypatch.setattr(server, "HEADERS_WITHIN", 1.0)
     async with served() as one:
         reader, writer = await asyncio.open_connection(*one.address)
         started = time.monotonic()
-        while time.monotonic() - started < 0.7:
-            writer.write(b"GET /v1/guard HTTP/1.1\r\nHost: test\r\n\r\n")
-            assert (await asyncio.wait_for(reader.readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
-        writer.close()
+        with closing(writer):
+            while time.monotonic() - started < 1.4:
+                writer.write(b"GET /v1/guard HTTP/1.1\r\nHost: test\r\n\r\n")
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                assert head.startswith(b"HTTP/1.1 200")
+                # On a machine that stood still the guard holds, and more is said than that it does not.
+                await asyncio.wait_for(reader.readexactly(length(head)), 5)
 
 
 async def test_slow_clients_hold_up_nobody(served):

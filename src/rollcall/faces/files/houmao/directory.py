@@ -193,6 +193,8 @@ class Directory:
 
 @contextlib.contextmanager
 def _opened(path: Path | str, within: int | None = None) -> Iterator[int]:
+    if within is not None:
+        _check_step(str(path))
     descriptor = os.open(path, _DIRECTORY, dir_fd=within)
     try:
         yield descriptor
@@ -203,6 +205,7 @@ def _opened(path: Path | str, within: int | None = None) -> Iterator[int]:
 @contextlib.contextmanager
 def _made(name: str, within: int) -> Iterator[int]:
     """A directory, made where it is missing; anything else of that name gives way."""
+    _check_step(name)
     try:
         os.mkdir(name, dir_fd=within)
     except FileExistsError:
@@ -286,7 +289,18 @@ def _write(name: str, within: int, data: bytes) -> None:
         os.close(descriptor)
 
 
+def _check_step(name: str) -> None:
+    """A name within an open directory is one step down: a path, above all an absolute one, would leave it.
+
+    Raises:
+        Invalid: it is more.
+    """
+    if name in ("", ".", "..") or "/" in name:
+        raise Invalid(f"Refusing to mutate non-Houmao-managed path `{name}`.")
+
+
 def _remove(name: str, within: int) -> bool:
+    _check_step(name)
     try:
         mode = os.stat(name, dir_fd=within, follow_symlinks=False).st_mode
     except FileNotFoundError:
