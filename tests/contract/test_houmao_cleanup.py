@@ -13,9 +13,9 @@ from rollcall.core import codec
 from rollcall.faces.files.houmao import cleanup as module
 from rollcall.faces.files.houmao.cleanup import Probe, clean, judged, tmux_sessions
 from rollcall.faces.files.houmao.directory import Directory
+from rollcall.faces.files.houmao.forms import local
 from rollcall.faces.files.houmao.incoming import Incoming
 from rollcall.faces.files.houmao.mapping import fields_of
-from rollcall.faces.files.houmao.record import local
 from tests.conftest import eventually
 from tests.contract.houmao import (
     FILESYSTEM,

@@ -15,9 +15,9 @@ import pytest_asyncio
 from rollcall import Conflict, Denied, Invalid, NotFound, RollcallError, Unavailable
 from rollcall.core import codec
 from rollcall.faces.files.houmao import external, lifecycle
+from rollcall.faces.files.houmao.forms import external as record_of
 from rollcall.faces.files.houmao.mapping import external_fields, kept_external
 from rollcall.faces.files.houmao.record import ExternalRecord
-from rollcall.faces.files.houmao.record import external as record_of
 from tests.contract.houmao import IDENTITY_TEXTS, Document, foreign
 from tests.processes import rollcall
 

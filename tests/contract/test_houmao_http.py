@@ -11,8 +11,8 @@ import pytest_asyncio
 from rollcall import Registry
 from rollcall.core import codec
 from rollcall.faces.cli.http import Environment, default_address
+from rollcall.faces.files.houmao.forms import external, local
 from rollcall.faces.files.houmao.mapping import external_fields, fields_of
-from rollcall.faces.files.houmao.record import external, local
 from rollcall.faces.http.access import Access, Scope, Token
 from rollcall.faces.http.houmao.routes import Houmao
 from rollcall.faces.http.settings import Dialect

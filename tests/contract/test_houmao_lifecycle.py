@@ -13,9 +13,9 @@ from rollcall import Conflict, Entry, NotFound, Registry
 from rollcall.core import codec
 from rollcall.faces.files.houmao import lifecycle
 from rollcall.faces.files.houmao.finding import found, in_session
+from rollcall.faces.files.houmao.forms import external, local
 from rollcall.faces.files.houmao.lookup import Ambiguous
 from rollcall.faces.files.houmao.mapping import external_fields, fields_of, kept
-from rollcall.faces.files.houmao.record import external, local
 from tests.conftest import eventually
 from tests.contract.houmao import (
     GATEWAY,

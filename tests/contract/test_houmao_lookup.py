@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollcall.faces.files.houmao.forms import local
 from rollcall.faces.files.houmao.lookup import ambiguous, by_name, by_session, known
-from rollcall.faces.files.houmao.record import LocalRecord, local
+from rollcall.faces.files.houmao.record import LocalRecord
 from tests.contract.houmao import NOW, OVER, STATES, ago, document, with_
 
 

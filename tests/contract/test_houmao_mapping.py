@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rollcall import Entry, Invalid
 from rollcall.core import codec
 from rollcall.core.patch import patched
+from rollcall.faces.files.houmao.forms import external, local, written
 from rollcall.faces.files.houmao.mapping import (
     Inexpressible,
     express,
@@ -18,7 +19,7 @@ from rollcall.faces.files.houmao.mapping import (
     fields_of,
     patch_of,
 )
-from rollcall.faces.files.houmao.record import LocalRecord, external, local, written
+from rollcall.faces.files.houmao.record import LocalRecord
 from tests.contract.houmao import (
     FOREIGNS,
     GATEWAY,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rollcall import Invalid, RollcallError
 from rollcall.faces.files.houmao import publish as module
 from rollcall.faces.files.houmao.directory import Directory
+from rollcall.faces.files.houmao.forms import external, local, written
 from rollcall.faces.files.houmao.ownership import (
     active,
     check_lease,
@@ -23,7 +24,6 @@ from rollcall.faces.files.houmao.ownership import (
     stopped,
 )
 from rollcall.faces.files.houmao.publish import publish, publish_external, withdraw
-from rollcall.faces.files.houmao.record import external, local, written
 from tests.contract.houmao import (
     GATEWAY,
     LIVE,

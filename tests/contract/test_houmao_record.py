@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollcall import Invalid
-from rollcall.faces.files.houmao.record import (
+from rollcall.faces.files.houmao.forms import (
     external,
     external_schema,
     local,

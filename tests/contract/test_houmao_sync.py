@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,10 +18,10 @@ from rollcall.core import codec
 from rollcall.core.instants import instant
 from rollcall.faces.files.houmao import incoming, outgoing
 from rollcall.faces.files.houmao.directory import Directory
+from rollcall.faces.files.houmao.forms import external
 from rollcall.faces.files.houmao.incoming import Imported, Incoming
 from rollcall.faces.files.houmao.mapping import external_fields, kept, kept_external
 from rollcall.faces.files.houmao.outgoing import Exported, Mirroring
-from rollcall.faces.files.houmao.record import external
 from tests.conftest import eventually
 from tests.contract.houmao import (
     FILESYSTEM,
@@ -738,6 +739,22 @@ async def test_what_was_there_before_a_mirror_is_not_taken_away(core, files, qui
         await eventually(lambda: files.read("w1"), what="written")
 
     assert {path: of for path, of in files.state().items() if "/w1/" not in path} == state
+
+
+async def test_a_slow_disk_keeps_nobody_who_left(core, files, quick, monkeypatch):
+    real = outgoing.export
+
+    def slow(*given: Any) -> Exported:
+        time.sleep(0.15)  # a disk takes longer than it is from one look at everybody to the next
+        return real(*given)
+
+    async with mirroring(core, files):
+        await core.register("worker", "w1", name="w", pointers=POINTERS)
+        await eventually(lambda: files.read("w1"), what="written")
+        monkeypatch.setattr(outgoing, "export", slow)
+        await core.deregister("worker", "w1")
+
+        await eventually(lambda: not files.path("w1").parent.exists(), within=5, what="removed")
 
 
 async def test_a_mirror_follows_agents_of_other_registries(core, files, quick):

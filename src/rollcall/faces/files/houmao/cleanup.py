@@ -11,7 +11,9 @@ from msgspec import Struct
 
 from rollcall import Invalid, RollcallError
 from rollcall.faces.files.houmao.directory import LOCAL, RECORD, Directory, Look
-from rollcall.faces.files.houmao.record import LIVE_STATES, read_local, time_of
+from rollcall.faces.files.houmao.fields import time_of
+from rollcall.faces.files.houmao.forms import read_local
+from rollcall.faces.files.houmao.record import LIVE_STATES
 
 TOP_IS_LINK = "shared-registry live_agents root is a symlink"
 ENTRY_IS_LINK = "shared-registry entry is a symlink"

@@ -15,11 +15,13 @@ from rollcall import Conflict, Denied, Entry, Invalid, Mode, NotFound, Registry,
 from rollcall.core import codec
 from rollcall.core.instants import Seconds
 from rollcall.core.records import EXTERNAL
+from rollcall.faces.files.houmao.fields import time_text
 from rollcall.faces.files.houmao.finding import Known, named, only
+from rollcall.faces.files.houmao.forms import external
 from rollcall.faces.files.houmao.mapping import external_fields, kept_external
 from rollcall.faces.files.houmao.names import checked_user_name
 from rollcall.faces.files.houmao.publish import check_secrets
-from rollcall.faces.files.houmao.record import ExternalRecord, external, time_text
+from rollcall.faces.files.houmao.record import ExternalRecord
 
 ASK_WITHIN: Seconds = 5.0
 _HEADLESS = ("claude_headless", "codex_headless", "kimi_headless")

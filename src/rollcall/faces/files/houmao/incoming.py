@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -32,8 +33,10 @@ from rollcall.faces.files.houmao.publish import check_secrets
 from rollcall.faces.files.houmao.reading import Found, Ids, Misplaced, Read, Reading, Same, Skipped
 from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord
 
-AT_ONCE = 1000
-"""Registrations that are sent together."""
+AT_ONCE = 500
+"""Records that are read, and registrations that are sent, together."""
+ON_THEIR_WAY = 4
+"""Times so many that wait for their outcomes: the worker's disk need not be waited for."""
 ASKED_AT_ONCE = 64
 PAST = 16
 """Earlier states of an agent that are known again in a file."""
@@ -72,6 +75,10 @@ class Imported(Struct):
         return bool(self.registered or self.updated or self.deregistered or self.stale or self.refused)
 
 
+New = tuple[Read, dict[str, Any]]
+"""A record, and the fields with which its agent is registered."""
+
+
 class Incoming:
     """Takes records in. What was read before, and is the same, is not looked at again."""
 
@@ -85,15 +92,25 @@ class Incoming:
         """Takes in the records of the directory, or `only` those of these ids, by kind."""
         told = Imported(str(self._directory.root), stale=[], refused=[])
         known, found = await self._known(only), self._reading.found(only)
+        sending: deque[asyncio.Task[None]] = deque()
         some = await asyncio.to_thread(_next, found)
-        while some:
-            # The next ones are read while these are on their way.
-            following = asyncio.create_task(asyncio.to_thread(_next, found))
-            try:
-                await self._take(some, known, told)
-            finally:
-                some = await following
-            advance(len(some))
+        try:
+            while some:
+                # The next ones are read while these are on their way.
+                following = asyncio.create_task(asyncio.to_thread(_next, found))
+                try:
+                    new = await self._take(some, known, told)
+                finally:
+                    waiting, some = len(some), await following
+                if len(sending) >= ON_THEIR_WAY:
+                    await sending.popleft()
+                sending.append(asyncio.create_task(self._register(new, told)))
+                advance(waiting)
+            while sending:
+                await sending.popleft()
+        finally:
+            for task in sending:
+                task.cancel()
         return told
 
     async def _known(self, only: Ids | None) -> dict[str, Entry]:
@@ -106,9 +123,10 @@ class Incoming:
                 found[id] = await self._registry.get(id)
         return found
 
-    async def _take(self, some: list[Found], known: dict[str, Entry], told: Imported) -> None:
+    async def _take(self, some: list[Found], known: dict[str, Entry], told: Imported) -> list[New]:
+        """Does what these ask; who is to be registered is given back, to be sent together."""
         now = datetime.now(UTC)
-        new: list[tuple[Read, dict[str, Any]]] = []
+        new: list[New] = []
         left = await self._left([one.id for one in some if isinstance(one, Read) and one.id not in known])
         for one in some:
             match one:
@@ -134,7 +152,7 @@ class Incoming:
                             self._reading.taken_in[kind, id] = data
                         else:
                             new.append((one, fields))
-        await self._register(new, told)
+        return new
 
     async def _left(self, ids: list[str]) -> dict[str, str]:
         """Of those who are not on the roll: which generation of them left it of late."""
@@ -193,7 +211,7 @@ class Incoming:
             return
         await self._registry.announce(codec.as_profile(fields), Mode.TAKEOVER, expected=entry.revision)
 
-    async def _register(self, new: list[tuple[Read, dict[str, Any]]], told: Imported) -> None:
+    async def _register(self, new: list[New], told: Imported) -> None:
         outcomes = await self._registry.register_many([fields for _, fields in new], mode=Mode.CREATE, timeout=30)
         for (one, _), outcome in zip(new, outcomes, strict=True):
             if isinstance(outcome, Unavailable):

@@ -17,17 +17,11 @@ from rollcall import Entry, Invalid, Status
 from rollcall.core import limits
 from rollcall.core.instants import instant
 from rollcall.core.records import EXTERNAL, Record
+from rollcall.faces.files.houmao.fields import time_of, time_text
+from rollcall.faces.files.houmao.forms import local
 from rollcall.faces.files.houmao.names import wrong_with
 from rollcall.faces.files.houmao.ownership import LEASE, LOST
-from rollcall.faces.files.houmao.record import (
-    LIVE_STATES,
-    AnyRecord,
-    ExternalRecord,
-    LocalRecord,
-    local,
-    time_of,
-    time_text,
-)
+from rollcall.faces.files.houmao.record import LIVE_STATES, AnyRecord, ExternalRecord, LocalRecord
 
 DIALECT = "houmao"
 OWNER = "houmao:"

@@ -20,6 +20,7 @@ from enum import Enum
 from msgspec import Struct
 
 from rollcall import Conflict, Entry
+from rollcall.faces.files.houmao.fields import time_of
 from rollcall.faces.files.houmao.mapping import (
     DIALECT,
     SLACK,
@@ -32,7 +33,7 @@ from rollcall.faces.files.houmao.mapping import (
 )
 from rollcall.faces.files.houmao.ownership import conflict, fresh
 from rollcall.faces.files.houmao.publish import same_but_lease
-from rollcall.faces.files.houmao.record import LIVE_STATES, ExternalRecord, LocalRecord, time_of
+from rollcall.faces.files.houmao.record import LIVE_STATES, ExternalRecord, LocalRecord
 
 STALE_LEASE = "registry lease expired"
 

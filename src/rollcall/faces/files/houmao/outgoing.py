@@ -1,6 +1,7 @@
 """From the roll into the directory: once, or as it changes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,19 +94,26 @@ class Mirroring:
                 while True:
                     try:
                         yield await self._all()
-                        async with asyncio.timeout(LOOK_EVERY):
-                            while True:
-                                await first(self._news.wait(), following)
-                                self._news.clear()
-                                yield await self._changed()
-                    except TimeoutError:
-                        pass  # time to look at everybody
+                        look_again = time.monotonic() + LOOK_EVERY
+                        while await self._heard(following, until=look_again):
+                            yield await self._changed()
                     except Unavailable as error:
                         log.warning("the registry does not answer; the files stay as they are", error=error.message)
                         await asyncio.sleep(LOOK_EVERY)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
+
+    async def _heard(self, following: asyncio.Task[None], *, until: float) -> bool:
+        """Waits for a change; False when none came in time."""
+        try:
+            # Only waiting may be broken off, never writing.
+            async with asyncio.timeout(until - time.monotonic()):
+                await first(self._news.wait(), following)
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
 
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:

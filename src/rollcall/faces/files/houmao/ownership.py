@@ -3,7 +3,9 @@
 from datetime import datetime, timedelta
 
 from rollcall.core.errors import Invalid
-from rollcall.faces.files.houmao.record import LIVE_STATES, LocalRecord, local, time_of, time_text
+from rollcall.faces.files.houmao.fields import time_of, time_text
+from rollcall.faces.files.houmao.forms import local
+from rollcall.faces.files.houmao.record import LIVE_STATES, LocalRecord
 
 LEASE = timedelta(hours=24)
 """How long a record is believed that does not say."""

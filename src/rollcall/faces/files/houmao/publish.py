@@ -8,15 +8,10 @@ from msgspec import Struct
 from rollcall import Conflict, Invalid, Unavailable
 from rollcall.core.instants import Seconds
 from rollcall.faces.files.houmao.directory import EXTERNAL, LOCAL, Directory
+from rollcall.faces.files.houmao.fields import time_of
+from rollcall.faces.files.houmao.forms import read_external, read_local, written
 from rollcall.faces.files.houmao.ownership import LOST, check_lease, conflict
-from rollcall.faces.files.houmao.record import (
-    ExternalRecord,
-    LocalRecord,
-    read_external,
-    read_local,
-    time_of,
-    written,
-)
+from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord
 from rollcall.faces.files.houmao.secrets import secret_in
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,8 @@ from msgspec import Struct
 from rollcall import Conflict, RollcallError
 from rollcall.faces.files.houmao import directory as places
 from rollcall.faces.files.houmao.directory import RECORD, Directory, Look
-from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord, read_external, read_local
+from rollcall.faces.files.houmao.forms import read_external, read_local
+from rollcall.faces.files.houmao.record import ExternalRecord, LocalRecord
 
 _WHY = {
     "missing": "record.json is missing",

@@ -1,101 +1,11 @@
-"""The documents of the shared registry directory: what they must say, and their one form as bytes.
+"""The documents of the shared registry directory: what they must say."""
 
-Times are kept as they are written: UTC, whole seconds, ``+00:00``.
-"""
+from typing import Annotated, Literal
 
-import json
-import re
-from datetime import UTC, datetime
-from functools import cache
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-import jsonschema_rs
-import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from rollcall.faces.files.houmao.fields import Filled, Name, OwnName, Port, Time, Url, time_of, version
 
-from rollcall.core.errors import Invalid
-from rollcall.faces.files.houmao.names import reserved, wrong_with
-
-ISSUES_SHOWN = 3
-
-
-def time_of(text: str) -> datetime:
-    """The instant that a field of a record names."""
-    return datetime.fromisoformat(text)
-
-
-def time_text(time: datetime) -> str:
-    """An instant as it is written."""
-    return time.astimezone(UTC).isoformat(timespec="seconds")
-
-
-def _time(text: str, info: ValidationInfo) -> str:
-    _filled(text)
-    try:
-        time = datetime.fromisoformat(text.strip())
-        if time.tzinfo is None or time.utcoffset() is None:
-            raise ValueError(f"{info.field_name} must be a timezone-aware ISO-8601 timestamp")
-        return time_text(time)
-    except OverflowError as error:
-        raise ValueError(f"{info.field_name} must be a valid ISO-8601 timestamp") from error
-    except ValueError as error:
-        if "timezone-aware" in str(error):
-            raise
-        raise ValueError(f"{info.field_name} must be a valid ISO-8601 timestamp") from error
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def _name(text: str, info: ValidationInfo) -> str:
-    what = str(info.field_name)
-    wrong = wrong_with(text, what)
-    if not wrong and text != text.strip():
-        wrong = f"{what} must not include leading or trailing whitespace"
-    if wrong:
-        raise ValueError(wrong)
-    return text
-
-
-def _own_name(text: str, info: ValidationInfo) -> str:
-    wrong = reserved(_name(text, info))
-    if wrong:
-        raise ValueError(wrong)
-    return text
-
-
-def _port(port: int) -> int:
-    if not 1 <= port <= 65535:
-        raise ValueError("must be between 1 and 65535")
-    return port
-
-
-def _base_url(text: str) -> str:
-    try:
-        parts = urlsplit(text.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"is no URL: {error}") from error
-    if parts.scheme.lower() != "http":
-        raise ValueError("must be an http URL")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user or a password")
-    if not host or port is None:
-        raise ValueError("must name host and port")
-    if parts.path.strip("/") or parts.query or parts.fragment or re.search(r"[?#]", text):
-        raise ValueError("must not carry a path, a query or a fragment")
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-Time = Annotated[str, AfterValidator(_time)]
-Filled = Annotated[str, AfterValidator(_filled)]
-Name = Annotated[str, AfterValidator(_name)]
-OwnName = Annotated[str, AfterValidator(_own_name)]
-Port = Annotated[int, AfterValidator(_port)]
 State = Literal["active", "stopped", "relaunching", "retired"]
 LIVE_STATES = frozenset({"active", "relaunching"})
 
@@ -212,19 +122,10 @@ class StalwartMailbox(_Part):
 Mailbox = Annotated[FilesystemMailbox | StalwartMailbox, Field(discriminator="transport")]
 
 
-def _version(number: int) -> Any:  # Any: pydantic's own kind of annotation
-    def check(value: int) -> int:
-        if value != number:
-            raise ValueError(f"schema_version must be {number}")
-        return value
-
-    return Annotated[int, AfterValidator(check), Field(json_schema_extra={"const": number})]
-
-
 class LocalRecord(_Part):
     """An agent of this directory: ``live_agents/<agent_id>/record.json``, schema 3."""
 
-    schema_version: _version(3) = 3  # type: ignore[valid-type]
+    schema_version: version(3) = 3  # type: ignore[valid-type]
     agent_name: Name
     agent_id: Name
     generation_id: Filled
@@ -265,7 +166,7 @@ class _LegacyTerminal(_Part):
 class LegacyRecord(_Part):
     """An agent as schema 2 has it; read only."""
 
-    schema_version: _version(2) = 2  # type: ignore[valid-type]
+    schema_version: version(2) = 2  # type: ignore[valid-type]
     agent_name: Name
     agent_id: Name
     generation_id: Filled
@@ -324,14 +225,14 @@ class CachedIdentity(_Part):
 class ExternalRecord(_Part):
     """An agent that another registry owns: ``external_agents/<external_agent_id>/record.json``, schema 1."""
 
-    schema_version: _version(1) = 1  # type: ignore[valid-type]
+    schema_version: version(1) = 1  # type: ignore[valid-type]
     kind: Literal["external_communication_only"] = "external_communication_only"
     lifecycle_owner: Literal["remote"] = "remote"
     gateway_expected: bool = False
     local_name: OwnName
     external_agent_id: Name
     generation_id: Filled
-    pair_api_base_url: Annotated[str, AfterValidator(_base_url)]
+    pair_api_base_url: Url
     remote_agent_ref: Filled
     created_at_utc: Time
     updated_at_utc: Time
@@ -349,121 +250,3 @@ class ExternalRecord(_Part):
 
 
 AnyRecord = LocalRecord | ExternalRecord
-
-
-def read_local(data: bytes, path: str) -> LocalRecord:
-    """The record in a file, schema 2 or 3.
-
-    Raises:
-        Invalid: it is none; the message names the file and the fields.
-    """
-    try:
-        return _model(_document(data, "registry record", path))
-    except ValidationError as error:
-        raise Invalid(f"Invalid registry record `{path}`: {_issues(error)}") from error
-
-
-def read_external(data: bytes, path: str) -> ExternalRecord:
-    """The external record in a file.
-
-    Raises:
-        Invalid: it is none; the message names the file and the fields.
-    """
-    try:
-        return ExternalRecord.model_validate(_document(data, "external registry record", path))
-    except ValidationError as error:
-        raise Invalid(f"Invalid external registry record `{path}`: {_issues(error)}") from error
-
-
-def _model(document: dict[str, Any]) -> LocalRecord:
-    # One that does not say is of the schema whose fields it has.
-    said = document.get("schema_version", 3 if "lifecycle" in document else 2)
-    return LegacyRecord.model_validate(document).upgraded() if said == 2 else LocalRecord.model_validate(document)
-
-
-def local(document: dict[str, Any]) -> LocalRecord:
-    """A record that is to be published; one of schema 2 is upgraded.
-
-    Raises:
-        Invalid: it may not be; the message names the fields.
-    """
-    try:
-        return _model(document)
-    except ValidationError as error:
-        raise Invalid(f"{_before_publish(document.get('agent_id'))}: {_issues(error)}") from error
-
-
-def external(document: dict[str, Any]) -> ExternalRecord:
-    """An external record that is to be published.
-
-    Raises:
-        Invalid: it may not be; the message names the fields.
-    """
-    try:
-        return ExternalRecord.model_validate(document)
-    except ValidationError as error:
-        prefix = _external_before_publish(document.get("external_agent_id"))
-        raise Invalid(f"{prefix}: {_issues(error)}") from error
-
-
-def written(record: AnyRecord) -> bytes:
-    """A record as it stands in its file, checked against the JSON Schema of its kind.
-
-    Raises:
-        Invalid: the schema does not allow it.
-    """
-    document = record.model_dump()
-    if isinstance(record, LocalRecord):
-        schema, prefix = _compiled(LocalRecord), _before_publish(record.agent_id)
-    else:
-        schema, prefix = _compiled(ExternalRecord), _external_before_publish(record.external_agent_id)
-    if not schema.is_valid(document):
-        found = [(issue.instance_path, issue.message) for issue in schema.iter_errors(document)]
-        raise Invalid(f"{prefix}: {_told(found)}")
-    data = msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
-    # Houmao escapes what is beyond ASCII; msgspec, ten times faster, does not.
-    return data if data.isascii() else json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def local_schema() -> dict[str, Any]:
-    """``managed_agent_registry_record.v3.schema.json``."""
-    return LocalRecord.model_json_schema()
-
-
-def external_schema() -> dict[str, Any]:
-    """``external_managed_agent_registry_record.v1.schema.json``."""
-    return ExternalRecord.model_json_schema()
-
-
-@cache
-def _compiled(model: type[LocalRecord] | type[ExternalRecord]) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(model.model_json_schema())
-
-
-def _document(data: bytes, what: str, path: str) -> dict[str, Any]:
-    try:
-        document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"Invalid JSON in {what} `{path}`.") from error
-    if not isinstance(document, dict):
-        raise Invalid(f"Invalid {what} `{path}`: $: must be an object")
-    return document
-
-
-def _before_publish(id: object) -> str:
-    return f"Shared registry record schema validation failed before publish for `{id}`"
-
-
-def _external_before_publish(id: object) -> str:
-    return f"External managed-agent registry record schema validation failed before publish for `{id}`"
-
-
-def _issues(error: ValidationError) -> str:
-    return _told([(issue["loc"], issue["msg"].removeprefix("Value error, ")) for issue in error.errors()])
-
-
-def _told(found: list[tuple[Any, str]]) -> str:
-    def where(path: Any) -> str:  # Any: each library has its own kind of path
-        return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-
-    return "; ".join(f"{where(path)}: {message}" for path, message in found[:ISSUES_SHOWN])

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp
 from rollcall import NotFound, Registry, RollcallError, Unauthorized
 from rollcall.core.instants import Seconds
 from rollcall.core.records import EXTERNAL
+from rollcall.faces.files.houmao.fields import time_text
 from rollcall.faces.files.houmao.finding import Known, found
 from rollcall.faces.files.houmao.lookup import by_name
-from rollcall.faces.files.houmao.record import time_text
 from rollcall.faces.files.houmao.resolution import resolved, shown, summaries, summary
 from rollcall.faces.http.access import Access, Scope
 from rollcall.faces.http.metrics import matched
