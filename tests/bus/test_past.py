@@ -308,6 +308,7 @@ async def test_what_was_before_a_healing_is_told_as_before(bus):
             assert told(await registry.as_of(epoch=first, revision=revision)) == expected
             assert told(await registry.as_of(revision=revision)) == expected
         assert told(await registry.as_of(at=at)) == truth[4]
+        assert told(await registry.as_of(at=timestamp(instant(at) + 1))) == truth[4]
         assert between.asof.epoch == second
         assert told(await registry.as_of(epoch=second, revision=between.asof.revision)) == told(between)
         assert (
@@ -316,12 +317,15 @@ async def test_what_was_before_a_healing_is_told_as_before(bus):
         assert told(await registry.as_of()) == {}
 
 
-async def test_a_worker_that_started_later_answers_right_or_says_too_long_ago(bus):
+@pytest.mark.parametrize("first", ["leaves", "stays"])
+async def test_a_worker_that_started_later_answers_right_or_says_too_long_ago(bus, first):
     """The roll holds sixteen changes of an agent, and of one that left only that it did."""
     async with bus.registry() as registry:
         async with bus.worker("w1"):
             await leads(registry)
-            await registry.register("worker", "leaves", ttl=None)
+            await registry.register("worker", first, ttl=None)
+            if first != "leaves":
+                await registry.register("worker", "leaves", ttl=None)
             await registry.register("worker", "talks", ttl=None)
             for number in range(10):
                 await says(registry, "talks", f"a {number}")
@@ -363,6 +367,42 @@ async def test_who_left_while_a_worker_was_away_is_not_there_in_what_it_tells(bu
             assert ids(await registry.as_of()) == ["new", "stays"]
             assert ids(await registry.as_of(revision=now.revision)) == ["new", "stays"]
             await right_or_too_long_ago(registry, truth)
+
+
+async def test_who_came_and_left_while_a_worker_was_away_is_not_denied(bus):
+    async with bus.registry() as registry:
+        async with bus.worker("w1", tombstone_ttl=1):
+            await leads(registry)
+            await registry.register("worker", "stays", ttl=None)
+            async with bus.worker("w2", tombstone_ttl=1):
+                pass
+            await registry.register("worker", "visits", ttl=None)
+            await registry.deregister("worker", "visits")
+            truth = await all_that_was(registry)
+            await eventually(lambda: tombstone_ended(bus), what="the end of a tombstone")
+        async with bus.worker("w2", tombstone_ttl=1):
+            await leads(registry)
+
+            await right_or_too_long_ago(registry, truth)
+            assert ids(await registry.as_of()) == ["stays"]
+
+
+async def test_a_worker_whose_disk_is_slow_tells_no_older_state(bus, monkeypatch):
+    async with bus.served() as registry, bus.worker("w2") as second:
+        commit = second._committer._commit_some
+
+        async def slowly():
+            await asyncio.sleep(0.3)
+            await commit()
+
+        monkeypatch.setattr(second._committer, "_commit_some", slowly)
+        for number in range(3):
+            entry = await registry.register("worker", f"a{number}", ttl=None)
+            pages = [await registry.as_of(revision=entry.revision)]
+            while pages[-1].worker != "w2":
+                pages.append(await registry.as_of(revision=entry.revision))
+
+            assert {len(page) for page in pages} == {number + 1}
 
 
 async def test_a_worker_that_was_broken_off_before_it_knew_all_knows_the_past_again_from_now_on(bus):

@@ -256,6 +256,23 @@ async def test_of_two_restores_at_once_each_is_done_or_refused(bus):
                 await eventually(lambda places=places: at_last(registry, places))
 
 
+async def test_a_restore_that_was_promised_is_not_forgotten_for_the_next_one(bus):
+    async with bus.served() as registry:
+        outcomes = await asyncio.gather(
+            *(part(registry, upload=id, places=places_of(id)) for id in "abcd"), return_exceptions=True
+        )
+
+        promised = [id for id, outcome in zip("abcd", outcomes, strict=True) if not isinstance(outcome, Exception)]
+        assert promised
+        assert {type(one) for one in outcomes if isinstance(one, Exception)} <= {rollcall.Busy, rollcall.Unavailable}
+        await eventually(lambda: all_there(registry, promised))
+
+
+async def all_there(registry, wanted):
+    with contextlib.suppress(rollcall.Unavailable):
+        return set(wanted) <= set(ids(await registry.list(exact=True)))
+
+
 async def at_last(registry, places):
     """Whether a backup is restored, by and by."""
     with contextlib.suppress(rollcall.Invalid, rollcall.Busy, rollcall.Unavailable):
@@ -368,6 +385,38 @@ async def test_who_belongs_to_a_key_belongs_to_it_after_a_restore(bus):
         with pytest.raises(rollcall.Unauthorized):
             await registry.update("worker", "signed", {"description": "mine now"})
         assert (await owner.update("worker", "signed", {"description": "mine"})).description == "mine"
+
+
+async def test_who_belongs_to_a_key_comes_back_by_its_signature_or_by_an_operators_word(bus):
+    key, chief = new_key(), new_key()
+    async with bus.served() as registry, rollcall.connect(bus.url, realm=bus.realm, key=key) as owner:
+        await owner.register("worker", "signed", ttl=None)
+        await owner.register("worker", "changed", ttl=None)
+        await owner.update("worker", "changed", {"description": "by its owner"})
+        _, places = backed_up(bus)
+        signed = next(place for place in places if place.record.id == "signed")
+        await owner.deregister("worker", "signed")
+        await owner.deregister("worker", "changed")
+        altered = structs.replace(signed, record=structs.replace(signed.record, description="not by its owner"))
+        unsigned = places_of("unsigned", owner=f"nkey:{key.public}")
+        renamed = structs.replace(signed, record=structs.replace(signed.record, id="renamed"))
+
+        forged = await brought_back(registry, [altered, renamed, *unsigned, *places_of("free", owner="somebody")])
+        assert (forged["restored"], {one["id"] for one in forged["refused"]}) == (1, {"signed", "renamed", "unsigned"})
+        assert "does not prove" in forged["refused"][0]["why"]
+        assert ids(await registry.list(exact=True)) == ["free"]
+
+        # What is left of a history of many changes proves nothing by itself.
+        true = await brought_back(registry, places)
+        assert (true["restored"], [one["id"] for one in true["refused"]]) == (1, ["changed"])
+    identity = IdentitySettings(operators=frozenset({chief.public}))
+    async with (
+        bus.served(identity=identity),
+        rollcall.connect(bus.url, realm=bus.realm, key=chief) as operator,
+    ):
+        told = await brought_back(operator, places)
+        assert (told["restored"], told["unchanged"], told["refused"]) == (1, 1, [])
+        assert (await operator.get("changed")).owner == f"nkey:{key.public}"
 
 
 async def test_a_worker_that_is_there_beside_knows_what_was_restored(bus):

@@ -5,6 +5,8 @@ import stat
 
 import pytest
 
+import rollcall
+from rollcall.identity.keys import new_key
 from rollcall.store.schema import VERSION
 from rollcall.worker import IdentitySettings
 from tests.conftest import ids
@@ -109,6 +111,22 @@ async def test_a_file_that_is_no_whole_backup_is_refused_and_changes_nothing(bus
         assert ids(await registry.list()) == []
         file.write_bytes(data)
         await say("restore", str(file))
+
+
+async def test_whom_nothing_proves_is_refused_by_name(bus, say, file):
+    async with bus.served() as registry, rollcall.connect(bus.url, realm=bus.realm, key=new_key()) as owner:
+        await owner.register("worker", "signed", ttl=None)
+        await owner.update("worker", "signed", {"description": "x"})
+        await registry.register("worker", "free", ttl=None)
+        await say("backup", str(file))
+        await owner.deregister("worker", "signed")
+        await registry.deregister("worker", "free")
+
+        shown = await say("restore", str(file), exits=CONFLICTS)
+
+        assert "refused: worker signed: it belongs to" in shown.stderr
+        assert "an operator may restore it" in shown.stderr.replace("\n", " ")
+        assert ids(await registry.list(exact=True)) == ["free"]
 
 
 async def test_where_there_are_operators_nobody_else_restores(bus, say, file):

@@ -357,12 +357,15 @@ def test_a_role_and_an_id_narrow_what_is_told(world):
     assert world.told(now, role="scout") == {"a": "a at 3", "b": "b at 2"}
     assert world.told(now, role="worker") == {"c": "c at 4"}
     assert world.told(now, id="a") == {"a": "a at 3"}
+    assert world.told(now, id="c") == {"c": "c at 4"}
     assert world.told(now, id="b", role="worker") == {}
     assert world.told(Moment(world.epoch, 2, 0), role="worker") == {"a": "a at 1"}
 
 
 def test_pages_follow_each_other_by_id(world):
     now = happen(world, *((id, REGISTERED) for id in "dbeac"), ("b", DEREGISTERED))
+
+    world.prune(keep=3, age=1000)  # Some are known by what they stand on, some by what they said since.
 
     pages, after = [], None
     while after != "":
@@ -441,6 +444,17 @@ def test_a_roll_that_was_followed_to_its_end_is_known_until_the_next_one_began(w
     assert world.past.at_time(world.at - 1) == last
     assert world.past.at_time(world.at).epoch == world.epoch
     assert world.past.at_revision(last.epoch, last.revision + 1) is None
+
+
+def test_states_are_known_again_from_what_the_file_holds_on_and_not_from_before(world):
+    early = happen(world, ("a", REGISTERED))
+    now = happen(world, ("b", REGISTERED))
+
+    world.snapshot.rebase(early.revision, early.at)
+
+    assert world.past.at_revision(*order(early)) is None
+    assert world.past.at_time(early.at) is None
+    assert world.told(now) == {"a": "a at 1", "b": "b at 2"}
 
 
 def test_lost_agents_stand_in_the_past_as_lost(world):
