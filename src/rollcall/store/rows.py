@@ -76,7 +76,10 @@ REBASE = (
     "DELETE FROM bases WHERE epoch = :epoch",
     "INSERT INTO bases (epoch, id, role, revision, kind, at, record)"
     " SELECT :epoch, id, role, revision, kind, at, record FROM agents",
-    "INSERT OR REPLACE INTO states (epoch, begins, began_at) VALUES (:epoch, :revision, :at)",
+    # The file may be ahead of what is named, and the server's clock ahead of ours.
+    "INSERT OR REPLACE INTO states (epoch, begins, began_at)"
+    " SELECT :epoch, max(:revision, :held), max(:at, coalesce((SELECT max(at) FROM agents), 0),"
+    " coalesce((SELECT max(at) FROM tombstones), 0))",
 )
 """States of a roll are known from the present one on."""
 

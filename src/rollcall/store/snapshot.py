@@ -158,7 +158,8 @@ class Snapshot:
     def rebase(self, revision: int, at: Milliseconds) -> None:
         """States of the roll are known from the present one on: what came before `revision` was not all seen."""
         with self._writing():
-            asked = {"epoch": self.position().epoch, "revision": revision, "at": at}
+            held = self.position()
+            asked = {"epoch": held.epoch, "held": held.revision, "revision": revision, "at": at}
             for statement in rows.REBASE:
                 self._connection.execute(statement, asked)
 

@@ -54,6 +54,7 @@ class Housekeeping:
             log.info("forgets what the roll no longer holds", agents=len(gone))
             await self._forget(gone)
             # When they left, nobody here saw.
+            await self._committer.settled()
             now = self._roster.clock.wall()
             await self._committer.call(self._committer.snapshot.rebase, self._roster.revision, now)
 

@@ -232,6 +232,11 @@ class Incoming:
     async def vanished(self, told: Imported) -> None:
         """Deregisters agents of the directory whose records were taken away."""
         gone = await asyncio.to_thread(self._reading.vanished)
+        if len(gone) > AT_LEAST:
+            there = {entry.id for entry in await self._registry.list(exact=True)}
+            for kind, id in [one for one in gone if one[1] not in there]:
+                self._reading.taken_in.pop((kind, id))
+            gone = [one for one in gone if one[1] in there]
         if len(gone) > max(AT_LEAST, BELIEVED * len(self._reading.taken_in)):
             log.warning(
                 "very many records vanished at once; nobody is deregistered for that",
