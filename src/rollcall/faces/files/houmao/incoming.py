@@ -17,8 +17,8 @@ from msgspec import Struct
 from rollcall import Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
 from rollcall.core import codec
 from rollcall.core.instants import Seconds
-from rollcall.core.records import ENDINGS
 from rollcall.faces.files.houmao import directory as places
+from rollcall.faces.files.houmao.departed import Departed
 from rollcall.faces.files.houmao.directory import RECORD, Directory
 from rollcall.faces.files.houmao.mapping import (
     OWNER,
@@ -37,7 +37,6 @@ AT_ONCE = 500
 """Records that are read, and registrations that are sent, together."""
 ON_THEIR_WAY = 4
 """Times so many that wait for their outcomes: the worker's disk need not be waited for."""
-ASKED_AT_ONCE = 64
 PAST = 16
 """Earlier states of an agent that are known again in a file."""
 LOOK_EVERY: Seconds = 30.0
@@ -93,13 +92,14 @@ class Incoming:
         told = Imported(str(self._directory.root), stale=[], refused=[])
         known, found = await self._known(only), self._reading.found(only)
         sending: deque[asyncio.Task[None]] = deque()
+        departed = Departed(self._registry)
         some = await asyncio.to_thread(_next, found)
         try:
             while some:
                 # The next ones are read while these are on their way.
                 following = asyncio.create_task(asyncio.to_thread(_next, found))
                 try:
-                    new = await self._take(some, known, told)
+                    new = await self._take(some, known, departed, told)
                 finally:
                     waiting, some = len(some), await following
                 if len(sending) >= ON_THEIR_WAY:
@@ -123,11 +123,12 @@ class Incoming:
                 found[id] = await self._registry.get(id)
         return found
 
-    async def _take(self, some: list[Found], known: dict[str, Entry], told: Imported) -> list[New]:
+    async def _take(self, some: list[Found], known: dict[str, Entry], departed: Departed, told: Imported) -> list[New]:
         """Does what these ask; who is to be registered is given back, to be sent together."""
         now = datetime.now(UTC)
         new: list[New] = []
-        left = await self._left([one.id for one in some if isinstance(one, Read) and one.id not in known])
+        new_ids = [one.id for one in some if isinstance(one, Read) and one.id not in known]
+        left = await departed.generations(new_ids)
         for one in some:
             match one:
                 case Same():
@@ -153,20 +154,6 @@ class Incoming:
                         else:
                             new.append((one, fields))
         return new
-
-    async def _left(self, ids: list[str]) -> dict[str, str]:
-        """Of those who are not on the roll: which generation of them left it of late."""
-        if not ids or not (await self._registry.info(exact=True))["tombstones"]:
-            return {}
-        at_once = asyncio.Semaphore(ASKED_AT_ONCE)
-
-        async def last(id: str) -> tuple[str, str]:
-            async with at_once:
-                changes = await self._registry.history(id, limit=1)
-            gone = changes and changes[-1].kind in ENDINGS
-            return id, generation_of(changes[-1].record) if gone else ""
-
-        return dict(await asyncio.gather(*map(last, ids)))
 
     async def _step(
         self, record: LocalRecord | ExternalRecord, entry: Entry | None, now: datetime, told: Imported
