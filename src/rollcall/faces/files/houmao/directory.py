@@ -9,6 +9,7 @@ Everything is opened relative to a directory that is open already, so nobody can
 """
 
 import contextlib
+import errno
 import os
 import stat
 import uuid
@@ -150,7 +151,8 @@ class Directory:
             Invalid: the place is not inside of the root.
         """
         self.path(kind, id)
-        self.root.mkdir(parents=True, exist_ok=True)
+        if not self.root.is_dir():
+            self.root.mkdir(parents=True, exist_ok=True)
         with _opened(self.root) as root, _made(kind, root) as top, _made(id, top) as place:
             _unlink_foreign(RECORD, place)
             scratch = f"{RECORD}.{uuid.uuid4().hex}.tmp"
@@ -207,13 +209,27 @@ def _made(name: str, within: int) -> Iterator[int]:
     """A directory, made where it is missing; anything else of that name gives way."""
     _check_step(name)
     try:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=within)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            _make_way(name, within)
         os.mkdir(name, dir_fd=within)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=within, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=within)
-            os.mkdir(name, dir_fd=within)
-    with _opened(name, within) as descriptor:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=within)
+    try:
         yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _make_way(name: str, within: int) -> None:
+    """Takes away what stands where a directory belongs.
+
+    Raises:
+        OSError: it is a directory, so something else is wrong with it.
+    """
+    if stat.S_ISDIR(os.stat(name, dir_fd=within, follow_symlinks=False).st_mode):
+        raise PermissionError(errno.EACCES, "the directory cannot be opened", name)
+    os.unlink(name, dir_fd=within)
 
 
 def _look(top: int, id: str) -> Look:
