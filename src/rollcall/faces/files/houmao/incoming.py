@@ -24,7 +24,6 @@ from rollcall.faces.files.houmao.mapping import (
     OWNER,
     external_fields,
     fields_of,
-    generation_of,
     patch_of,
 )
 from rollcall.faces.files.houmao.news import Asks, Stale, asks, external_asks
@@ -68,11 +67,6 @@ class Imported(Struct):
     stale: list[Skipped] = []
     refused: list[Refused] = []
 
-    @property
-    def changed(self) -> bool:
-        """Whether anything happened."""
-        return bool(self.registered or self.updated or self.deregistered or self.stale or self.refused)
-
 
 New = tuple[Read, dict[str, Any]]
 """A record, and the fields with which its agent is registered."""
@@ -111,6 +105,7 @@ class Incoming:
         finally:
             for task in sending:
                 task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
         return told
 
     async def _known(self, only: Ids | None) -> dict[str, Entry]:
@@ -233,14 +228,27 @@ class Incoming:
             return
         for kind, id in gone:
             data = self._reading.taken_in.pop((kind, id))
-            with contextlib.suppress(NotFound):
-                entry = await self._registry.get(id)
-                record = self._reading.record(kind, id, data)
-                # An agent that only was mirrored there lives on; its file comes back.
-                if entry.owner == OWNER + record.generation_id == OWNER + generation_of(entry):
-                    reason = "its record was removed from the registry directory"
-                    await self._registry.deregister(entry.role, id, incarnation=entry.incarnation, reason=reason)
-                    told.deregistered += 1
+            try:
+                told.deregistered += await self._deregister(self._reading.record(kind, id, data))
+            except Unavailable:
+                self._reading.taken_in[kind, id] = data
+                raise
+            except RollcallError as error:
+                told.refused.append(Refused(id, error.code, error.message))
+
+    async def _deregister(self, record: LocalRecord | ExternalRecord) -> bool:
+        """Takes the agent of a record off the roll; whether it was there, in this generation."""
+        id = record.agent_id if isinstance(record, LocalRecord) else record.external_agent_id
+        try:
+            entry = await self._registry.get(id)
+            # An agent that only was mirrored there lives on; its file comes back.
+            if entry.owner != OWNER + record.generation_id:
+                return False
+            reason = "its record was removed from the registry directory"
+            await self._registry.deregister(entry.role, id, incarnation=entry.incarnation, reason=reason)
+        except NotFound:
+            return False
+        return True
 
 
 def _next(found: Iterator[Found]) -> list[Found]:
@@ -271,7 +279,7 @@ async def watch(registry: Registry, root: Path) -> AsyncIterator[Imported]:
 
 async def _changes(root: Path) -> AsyncIterator[dict[str, set[str]] | None]:
     """Which ids changed, by kind; None for whatever may have. Ends when another directory is there, or none."""
-    watched, looked = _identity(root), time.monotonic()
+    watched, looked = _identity(root), 0.0
     yield None
     if watched is None:
         return
@@ -283,7 +291,8 @@ async def _changes(root: Path) -> AsyncIterator[dict[str, set[str]] | None]:
                 return
             if changes:
                 yield _ids(root, changes)
-            elif time.monotonic() - looked > LOOK_EVERY:
+            elif not looked or time.monotonic() - looked > LOOK_EVERY:
+                # Once more at first: between the look before and the first watching something may have happened.
                 looked = time.monotonic()
                 yield None
     except (OSError, RuntimeError) as error:

@@ -123,11 +123,14 @@ class Mirroring:
             self._news.set()
 
     async def _changed(self) -> Exported:
-        dirty, gone = set(self._dirty), dict(self._gone)
-        entries = await self._entries(dirty)
-        # Whatever comes while the files are written is of the next time.
-        self._dirty -= dirty
-        self._gone = {id: record for id, record in self._gone.items() if gone.get(id) is not record}
+        # Whatever comes from now on is of the next time.
+        (dirty, self._dirty), (gone, self._gone) = (self._dirty, set()), (self._gone, {})
+        try:
+            entries = await self._entries(dirty)
+        except Unavailable:
+            self._dirty |= dirty
+            self._gone = {**gone, **self._gone}
+            raise
         there = {entry.id for entry in entries}
         told = await asyncio.to_thread(self._export, entries)
         for id, record in gone.items():
