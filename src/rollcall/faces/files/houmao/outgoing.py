@@ -2,22 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
 from msgspec import Struct
 
 from rollcall import Entry, Invalid, NotFound, Registry, RollcallError, Unavailable
-from rollcall.core.instants import Seconds, instant
+from rollcall.core.instants import Seconds
 from rollcall.core.records import ENDINGS, EXTERNAL, Change, Record
 from rollcall.faces.files.houmao import directory as places
 from rollcall.faces.files.houmao.directory import Directory
 from rollcall.faces.files.houmao.mapping import Ended, express, express_external, generation_of, kept, time_in
 from rollcall.faces.files.houmao.ownership import LEASE
 from rollcall.faces.files.houmao.publish import Since, publish, publish_external, withdraw
+from rollcall.faces.files.waiting import news_or_fall
 
 LOOK_EVERY: Seconds = 5.0
 """How often leases are renewed in the files, and files that went away are looked for."""
@@ -109,7 +109,7 @@ class Mirroring:
         try:
             # Only waiting may be broken off, never writing.
             async with asyncio.timeout(until - time.monotonic()):
-                await first(self._news.wait(), following)
+                await news_or_fall(self._news, following)
         except TimeoutError:
             return False
         self._news.clear()
@@ -204,15 +204,4 @@ def _rest(entry: Entry, now: datetime) -> timedelta:
     """How long the lease in a file is good for: half of what it has."""
     if entry.expires_at is None:
         return LEASE / 4
-    return (datetime.fromtimestamp(instant(entry.expires_at) / 1000, UTC) - now) / 2
-
-
-async def first(waiting: Coroutine[Any, Any, Any], task: asyncio.Task[None]) -> None:
-    """Waits for the first of the two; a task that falls takes us with it."""
-    heard = asyncio.ensure_future(waiting)
-    try:
-        done, _ = await asyncio.wait((heard, task), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        heard.cancel()
-    if task in done:
-        task.result()
+    return (time_in(entry.expires_at) - now) / 2

@@ -14,6 +14,7 @@ from rollcall.core.instants import Seconds
 from rollcall.faces.files.mindx.running import running
 from rollcall.faces.files.mindx.sync import Event
 from rollcall.faces.files.mindx.tool import Answer, RegistrySyncTool
+from rollcall.faces.files.waiting import news_or_fall
 
 COLLECT: Seconds = 1.0
 LOOK_AGAIN: Seconds = 1.0
@@ -39,7 +40,7 @@ async def keep_in_sync(
     ]
     try:
         while True:
-            await _either(news, watching)
+            await news_or_fall(news, *watching)
             news.clear()
             yield await tool.execute(
                 "sync_all", validate_signatures=validate_signatures, update_missing_keys=update_missing_keys
@@ -49,16 +50,6 @@ async def keep_in_sync(
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
-
-
-async def _either(news: asyncio.Event, watching: list[asyncio.Task[None]]) -> None:
-    """Waits for news; a part that falls takes all down with it."""
-    heard = asyncio.create_task(news.wait())
-    done, _ = await asyncio.wait((heard, *watching), return_when=asyncio.FIRST_COMPLETED)
-    if heard not in done:
-        heard.cancel()
-        for task in done:
-            task.result()
 
 
 async def _watch_roll(registry: Registry, news: asyncio.Event, tell: Callable[[Event], None] | None) -> None:
