@@ -1,6 +1,5 @@
 """houmao, section 2: which ids and names there are, and with which text others are refused."""
 
-import hashlib
 import re
 
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollcall import Invalid
-from rollcall.faces.files.houmao.names import checked_id, checked_name, checked_user_name, default_id
+from rollcall.faces.files.houmao.names import checked_id, checked_name, checked_user_name
 from tests.contract.houmao import refusal
 
 GOOD = [
@@ -113,14 +112,3 @@ def test_a_name_is_of_the_form_or_refused(text):
 @given(st.from_regex("[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True))
 def test_what_was_checked_once_is_good(name):
     assert checked_id(name) == checked_name(name) == name
-
-
-def test_the_default_id_is_the_md5_of_the_name():
-    assert default_id("gpu") == "0aa0be2a866411d9ff03515227454947"
-
-
-@given(st.from_regex("[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True))
-def test_the_default_id_is_an_id_of_32_hex_digits(name):
-    assert default_id(name) == hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
-    assert checked_id(default_id(name)) == default_id(name)
-    assert re.fullmatch("[0-9a-f]{32}", default_id(name))

@@ -17,7 +17,6 @@ from rollcall.faces.files.houmao.ownership import (
     check_lease,
     conflict,
     fresh,
-    relaunchable,
     relaunched,
     renewed,
     retired,
@@ -79,22 +78,6 @@ def test_a_lease_that_ended_before_is_not_fresh(record):
 )
 def test_an_agent_is_active_by_its_state_and_its_lease(record, is_active):
     assert active(local(record), NOW) is is_active
-
-
-@pytest.mark.parametrize(
-    ("record", "is_relaunchable"),
-    [
-        (document(), True),
-        (EXPIRED, False),
-        (document("stopped"), True),
-        (document("relaunching"), False),
-        (document("retired"), False),
-        (with_(document(), "lifecycle.relaunchable", False), False),
-        (with_(document("stopped"), "lifecycle.relaunchable", False), False),
-    ],
-)
-def test_an_agent_is_relaunchable_when_flagged_and_stopped_or_active(record, is_relaunchable):
-    assert relaunchable(local(record), NOW) is is_relaunchable
 
 
 @pytest.mark.parametrize("record", [EXPIRED, EXPIRED_RELAUNCHING])

@@ -4,10 +4,19 @@ from typing import Any
 
 from rollcall.core.instants import Milliseconds, Seconds, timestamp
 from rollcall.core.lease import MISSED_IS_SUSPECT, Lease
-from rollcall.core.records import Liveness, Record
+from rollcall.core.records import Entry, Liveness, Record
 
 STUCK_AFTER: Seconds = 5.0
 """How long an agent's own loop may stand still before it is called stuck."""
+
+
+def as_entry(record: Record, revision: int) -> Entry:
+    """A record as an entry, where nothing was heard of the agent: lost or not, the record itself says."""
+    believed = Liveness.LIVE if record.beating else Liveness.UNKNOWN
+    liveness = Liveness.LOST if record.lost_at is not None else believed
+    return Entry(
+        **{name: getattr(record, name) for name in Record.__struct_fields__}, revision=revision, liveness=liveness
+    )
 
 
 def missed_beats(record: Record, lease: Lease, now: Seconds) -> int:

@@ -167,6 +167,11 @@ class Record(Profile, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         return self.heartbeat_interval or self.ttl / 3
 
 
+def profile_of(record: Profile) -> Profile:
+    """Just what was said of an agent, without what the registry adds."""
+    return Profile(**{name: getattr(record, name) for name in Profile.__struct_fields__})
+
+
 class Health(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How an agent feels, in its own numbers. ``loop_lag`` is seconds since its own loop last turned.
 

@@ -17,7 +17,7 @@ from rollcall.core.commands import NKEY
 from rollcall.core.errors import RollcallError
 from rollcall.core.instants import Milliseconds, instant
 from rollcall.core.patch import patched
-from rollcall.core.records import ENDINGS, Change, ChangeKind, Profile, Record, Signature
+from rollcall.core.records import ENDINGS, Change, ChangeKind, Profile, Record, Signature, profile_of
 from rollcall.core.senders import Sender, read_sender
 from rollcall.identity.signing import check_signature
 
@@ -140,7 +140,7 @@ class _Trail:
             raise _False("its signature is none")
         verb = _verb(sender, record, self._against.realm)
         payload = record.signature.payload
-        said = payload.encode() if payload is not None else statement(_profile(record))
+        said = payload.encode() if payload is not None else statement(profile_of(record))
         check_signature(sender, sender.sub, said)
         if change.kind in _OBSERVED and before is not None:
             # The registry's own word changes nothing that was signed.
@@ -176,7 +176,7 @@ class _Trail:
         self._may(sender, record, owned=True)
         owner = record.owner if not self._operates(sender) or not said.owner else said.owner
         wanted = replace(said, id=record.id, role=record.role, owner=owner)
-        if codec.encode(wanted) != codec.encode(_profile(record)):
+        if codec.encode(wanted) != codec.encode(profile_of(record)):
             raise _False("it says something else than what was signed")
 
     def _updated(self, record: Record, payload: bytes, sender: Sender, signature: Signature) -> None:
@@ -231,9 +231,5 @@ def _verb(sender: Sender, record: Record, realm: str) -> str:
 
 
 def _same(record: Record, other: Record | None) -> None:
-    if other is not None and codec.encode(_profile(record)) != codec.encode(_profile(other)):
+    if other is not None and codec.encode(profile_of(record)) != codec.encode(profile_of(other)):
         raise _False("it differs from the record before in what nobody signed")
-
-
-def _profile(record: Record) -> Profile:
-    return Profile(**{name: getattr(record, name) for name in Profile.__struct_fields__})

@@ -15,8 +15,9 @@ from rollcall.bus.subjects import Subjects, names, token
 from rollcall.core import codec, query
 from rollcall.core.errors import Invalid, RollcallError, Unavailable
 from rollcall.core.instants import Seconds
+from rollcall.core.liveness import as_entry
 from rollcall.core.query import Query
-from rollcall.core.records import ENDINGS, Change, Entry, Liveness, Record
+from rollcall.core.records import ENDINGS, Change, Entry, Liveness
 from rollcall.sdk.watch import View, Watch
 
 log = structlog.get_logger(__name__)
@@ -114,7 +115,7 @@ class Mirror:
         if change.kind in ENDINGS:
             self._agents.pop(change.id, None)
         else:
-            self._agents[change.id] = _entry(change.record, change.revision)
+            self._agents[change.id] = as_entry(change.record, change.revision)
 
     async def _on_sign(self, message: Msg) -> None:
         try:
@@ -129,10 +130,3 @@ class Mirror:
                 entry, liveness=sign.liveness, last_seen=sign.last_seen or entry.last_seen
             )
             await self._tell()
-
-
-def _entry(record: Record, revision: int) -> Entry:
-    said = {name: getattr(record, name) for name in Record.__struct_fields__}
-    believed = Liveness.LIVE if record.beating else Liveness.UNKNOWN
-    liveness = Liveness.LOST if record.lost_at is not None else believed
-    return Entry(**said, revision=revision, liveness=liveness)

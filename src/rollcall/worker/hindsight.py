@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 from rollcall.core import codec, limits
 from rollcall.core.errors import Invalid, NotFound
 from rollcall.core.instants import Milliseconds, instant, timestamp
-from rollcall.core.records import Change, Label, Liveness, Record, Text, Whole
+from rollcall.core.liveness import as_entry
+from rollcall.core.records import Change, Entry, Label, Text, Whole
 from rollcall.store.past import Moment, Past
 from rollcall.worker.answers import Answers
 from rollcall.worker.commit import Committer
@@ -70,7 +71,7 @@ class Hindsight:
             )
             begins = await self.begins()
         agents, cut = self._fitting([change for change in found if view.sees_agent(change.record)])
-        after = agents[-1]["id"] if cut else following or None
+        after = agents[-1].id if cut else following or None
         return self._answers.envelope(agents=agents, count=len(agents), next=after, asof=told(moment), begins=begins)
 
     def _moment(self, query: AsOf) -> Moment:
@@ -95,12 +96,12 @@ class Hindsight:
             raise Invalid(f"revision {query.revision} has not come yet; the roll is at {now}")
         return self._past.at_revision(query.epoch, query.revision)
 
-    def _fitting(self, found: list[Change]) -> tuple[list[dict[str, Any]], bool]:
+    def _fitting(self, found: list[Change]) -> tuple[list[Entry], bool]:
         """As many agents as one reply has room for, and whether some were left out."""
         room = self._room
-        agents: list[dict[str, Any]] = []
+        agents: list[Entry] = []
         for change in found:
-            entry = as_it_was(change)
+            entry = as_entry(change.record, change.revision)
             room -= len(codec.encode(entry)) + 1
             if room < 0 and agents:
                 return agents, True
@@ -111,14 +112,6 @@ class Hindsight:
 def told(moment: Moment) -> dict[str, Any]:
     """A moment as it is answered."""
     return {"epoch": moment.epoch, "revision": moment.revision, "at": timestamp(moment.at)}
-
-
-def as_it_was(change: Change) -> dict[str, Any]:
-    """An agent as it stood after a change. Whether it was suspect then, nobody knows any more."""
-    record: Record = change.record
-    believed = Liveness.LIVE if record.beating else Liveness.UNKNOWN
-    liveness = Liveness.LOST if record.lost_at is not None else believed
-    return {**codec.members(record), "revision": change.revision, "liveness": str(liveness)}
 
 
 def _unknown(begins: Moment | None) -> str:

@@ -13,7 +13,7 @@ from rollcall import Conflict, Entry, Invalid, Mode, NotFound, Page, Registry
 from rollcall.core import codec
 from rollcall.core.instants import timestamp
 from rollcall.core.patch import FIXED, patch_between
-from rollcall.core.records import Profile
+from rollcall.core.records import Profile, profile_of
 from rollcall.faces.cli.access import connects, joined
 from rollcall.faces.cli.common import NO, Json, Nats, Realm, err, out, print_json, run
 from rollcall.faces.cli.show import agents_table
@@ -217,7 +217,7 @@ async def _roll_back(registry: Registry, id: str, asked: Asked, *, dry_run: bool
         now = await registry.get(id)
     except NotFound:
         if not dry_run:
-            await registry.announce(_profile(was), Mode.CREATE)
+            await registry.announce(profile_of(was), Mode.CREATE)
         return {**told, "registers": True}
     if now.role != was.role:
         raise Conflict(f"{id!r} is {now.role} now and was {was.role} then; deregister it first, then roll back")
@@ -237,10 +237,6 @@ def _own(entry: Entry) -> dict[str, Any]:
     """What an agent, or an operator, says: all that a patch may change."""
     said: dict[str, Any] = codec.members(entry)
     return {name: said[name] for name in Profile.__struct_fields__ if name in said and name not in FIXED}
-
-
-def _profile(entry: Entry) -> Profile:
-    return Profile(**{name: getattr(entry, name) for name in Profile.__struct_fields__})
 
 
 def _patch(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import structlog
 import watchfiles
 from msgspec import Struct
 
-from rollcall import Entry, Invalid, Liveness, Mode, NotFound, Registry, RollcallError, Unavailable
+from rollcall import Entry, Invalid, Mode, NotFound, Registry, RollcallError, Unavailable
 from rollcall.core import codec
 from rollcall.core.instants import Seconds
+from rollcall.core.liveness import as_entry
 from rollcall.faces.files.houmao import directory as places
 from rollcall.faces.files.houmao.departed import Departed
 from rollcall.faces.files.houmao.directory import RECORD, Directory
@@ -253,13 +254,6 @@ class Incoming:
 
 def _next(found: Iterator[Found]) -> list[Found]:
     return list(islice(found, AT_ONCE))
-
-
-def as_entry(record: Any, revision: int) -> Entry:  # Any: a Record of a change
-    """A record of history as an entry, of which nothing more is known."""
-    said = {name: getattr(record, name) for name in type(record).__struct_fields__}
-    liveness = Liveness.LOST if record.lost_at is not None else Liveness.UNKNOWN
-    return Entry(**said, revision=revision, liveness=liveness)
 
 
 async def watch(registry: Registry, root: Path) -> AsyncIterator[Imported]:

@@ -7,9 +7,11 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import structs
+
 from rollcall import Conflict, Denied, Entry, Mode, Registry, Status
 from rollcall.core import codec
-from rollcall.core.records import EXTERNAL, Profile
+from rollcall.core.records import EXTERNAL, profile_of
 from rollcall.faces.files.houmao.finding import Known, find
 from rollcall.faces.files.houmao.mapping import Inexpressible, express, fields_of, kept, patch_of
 from rollcall.faces.files.houmao.ownership import relaunched, retired, stopped
@@ -83,12 +85,11 @@ async def relaunch(registry: Registry, ref: str, *, session: str = "") -> Entry:
         raise Conflict(f"{entry.role} {entry.id!r} is not relaunchable: its record says so; register it anew")
     record, now = _record(entry), datetime.now(UTC)
     if record is not None:
-        again = relaunched(record, now, str(uuid.uuid4()), session or None)
-        fields = fields_of(again, entry, now)
+        profile = codec.as_profile(fields_of(relaunched(record, now, str(uuid.uuid4()), session or None), entry, now))
     else:
         later = max(now_ms(), entry.incarnation + 1)
-        fields = {**_said(entry), "status": "running", "incarnation": later}
-    return await registry.announce(codec.as_profile(fields), Mode.TAKEOVER, expected=entry.revision)
+        profile = structs.replace(profile_of(entry), status=Status.RUNNING, incarnation=later)
+    return await registry.announce(profile, Mode.TAKEOVER, expected=entry.revision)
 
 
 async def _own(registry: Registry, ref: str) -> Entry:
@@ -119,7 +120,3 @@ def _record(entry: Entry) -> LocalRecord | None:
 async def _update(registry: Registry, entry: Entry, patch: dict[str, Any]) -> Entry:
     incarnation = entry.incarnation
     return await registry.update(entry.role, entry.id, patch, expected=entry.revision, incarnation=incarnation)
-
-
-def _said(entry: Entry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in Profile.__struct_fields__}

@@ -1,13 +1,10 @@
 """Finding agents by id, by name or by terminal session. What is not unique is not chosen."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Protocol, TypeVar
 
 from rollcall.core.errors import Conflict
 from rollcall.faces.files.houmao.names import spellings
-from rollcall.faces.files.houmao.ownership import active
-from rollcall.faces.files.houmao.record import LocalRecord
 
 
 class Ambiguous(Conflict):
@@ -32,17 +29,6 @@ def by_name(records: Iterable[Named], name: str) -> list[Named]:
     found = sorted(records, key=lambda record: record.agent_id)
     exact = [record for record in found if record.agent_name == name]
     return exact or [record for record in found if record.agent_name in spellings(name)]
-
-
-def by_session(records: Iterable[LocalRecord], session: str, now: datetime) -> list[LocalRecord]:
-    """The active records that run in a terminal session; the last session of a stopped one is none."""
-    return [record for record in records if record.terminal.current_session_name == session and active(record, now)]
-
-
-def known(records: Iterable[Named], ref: str) -> list[Named]:
-    """The record of an id, in whatever state; if there is none, all of that name."""
-    found = list(records)
-    return [record for record in found if record.agent_id == ref] or by_name(found, ref)
 
 
 def ambiguous(name: str, candidates: Sequence[Mapping[str, object]]) -> Ambiguous:

@@ -1,6 +1,5 @@
 """How agents may be called in the shared registry directory. An id is also the name of a directory."""
 
-import hashlib
 import re
 
 from rollcall.core.errors import Invalid
@@ -70,11 +69,6 @@ def checked_user_name(text: str) -> str:
     if wrong:
         raise Invalid(wrong)
     return name
-
-
-def default_id(name: str) -> str:
-    """The id of an agent that is given a name only."""
-    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
 
 
 def spellings(name: str) -> tuple[str, str]:

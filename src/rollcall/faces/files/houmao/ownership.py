@@ -26,11 +26,6 @@ def active(record: LocalRecord, now: datetime) -> bool:
     return record.lifecycle.state == "active" and fresh(record, now)
 
 
-def relaunchable(record: LocalRecord, now: datetime) -> bool:
-    """Whether the agent can be started anew."""
-    return record.lifecycle.relaunchable and (record.lifecycle.state == "stopped" or active(record, now))
-
-
 def check_lease(record: LocalRecord, now: datetime) -> None:
     """Says no to a record that claims a life whose lease is over.
 
